@@ -1,0 +1,253 @@
+//! Registration: S11 (verify the device, register a cloud SIM to it) and S12 (bind them to the fleet).
+
+use simquota_shared::code::Code;
+use simquota_shared::envelope::Kid;
+use simquota_shared::ids::{DeviceId, Iccid, ZoneId};
+use simquota_shared::message::{RegisterAnswer, RegisterRequest, Status};
+use simquota_shared::topic::Down;
+
+use super::{Turn, Verdict, encoded};
+use crate::ledger::Broken;
+use crate::ledger::device::Device;
+use crate::ledger::entry::{Cause, Closed, Registered, Subject};
+
+/// Why a device is not registered, and what it is told.
+struct Denied {
+    code: Code,
+    retry: bool,
+    reason: &'static str,
+    detail: String,
+}
+
+impl Turn<'_> {
+    pub(super) fn register(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        request: &RegisterRequest,
+    ) -> Result<Verdict, Broken> {
+        let known = self.ledger.devices.get(id);
+        let outcome = match known {
+            Some(device) => known_device(id, device, request).map(|()| device.iccid.clone()),
+            None => self.admit(id, kid, request),
+        };
+        let iccid = match outcome {
+            Ok(iccid) => iccid,
+            Err(denied) => {
+                let answer = self.registration(id, request, denied.code, denied.retry);
+                self.say(id, kid, Down::Register, encoded(&answer)?, false);
+                return Ok(Verdict::refused(denied.reason, denied.detail));
+            }
+        };
+        let news = known.is_none_or(|device| {
+            device.epoch != request.epoch
+                || device.boot != request.boot
+                || device.model != request.model
+                || device.firmware != request.firmware
+                || device.generation != u64::from(kid.generation)
+        });
+        if news {
+            self.close_before(id, request)?;
+            let cause = self.registered(id, kid, request, iccid)?;
+            self.record(
+                Subject::Device(id.clone()),
+                Cause::Registered(cause),
+                Vec::new(),
+            )?;
+        }
+        let answer = self.registration(id, request, Code::SUCCESS, false);
+        self.say(id, kid, Down::Register, encoded(&answer)?, false);
+        self.resend_commands(id, kid);
+        Ok(Verdict::Done)
+    }
+
+    /// A status says that the device is there: what it has not acknowledged is sent again. It moves nothing.
+    pub(super) fn status(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        status: &Status,
+    ) -> Result<Verdict, Broken> {
+        let in_force = self.ledger.devices.get(id).map(|device| device.epoch);
+        if status.online && in_force == Some(status.epoch) {
+            self.resend_commands(id, kid);
+        }
+        Ok(Verdict::Done)
+    }
+
+    fn admit(&self, id: &DeviceId, kid: &Kid, request: &RegisterRequest) -> Result<Iccid, Denied> {
+        let enrolment = kid
+            .name
+            .parse()
+            .ok()
+            .and_then(|name| self.ledger.enrolments.get(&name));
+        let denied = |code, retry, reason, detail| {
+            Err(Denied {
+                code,
+                retry,
+                reason,
+                detail,
+            })
+        };
+        let Some(enrolment) = enrolment else {
+            return denied(
+                Code::USER_UNKNOWN,
+                false,
+                "unknown-enrolment",
+                format!("device {id} names enrolment key {kid}, which is not admitted"),
+            );
+        };
+        if enrolment.devices >= enrolment.devices_max {
+            return denied(
+                Code::SERVICE_DENIED,
+                true,
+                "enrolment-full",
+                format!(
+                    "enrolment key {kid} has admitted its {} devices",
+                    enrolment.devices_max
+                ),
+            );
+        }
+        let reported = request
+            .iccid
+            .as_ref()
+            .filter(|iccid| self.ledger.index.free_sims.contains(*iccid));
+        match reported.or_else(|| self.ledger.index.free_sims.first()) {
+            Some(iccid) => Ok(iccid.clone()),
+            None => denied(
+                Code::SERVICE_DENIED,
+                true,
+                "no-free-sim",
+                format!("the pool has no free SIM for device {id}: import some"),
+            ),
+        }
+    }
+
+    fn registered(
+        &self,
+        id: &DeviceId,
+        kid: &Kid,
+        request: &RegisterRequest,
+        iccid: Iccid,
+    ) -> Result<Registered, Broken> {
+        let enrolment: simquota_shared::ids::EnrolmentId = kid
+            .name
+            .parse()
+            .map_err(|_| Broken::Name("enrolment key", kid.name.clone(), "is not an id"))?;
+        let fleet = match self.ledger.devices.get(id) {
+            Some(device) => device.fleet.clone(),
+            None => match self.ledger.enrolments.get(&enrolment) {
+                Some(enrolment) => enrolment.fleet.clone(),
+                None => {
+                    return Err(Broken::Name(
+                        "enrolment key",
+                        kid.to_string(),
+                        "does not exist",
+                    ));
+                }
+            },
+        };
+        Ok(Registered {
+            fleet,
+            enrolment,
+            generation: u64::from(kid.generation),
+            epoch: request.epoch,
+            boot: request.boot,
+            serial: request.serial.clone(),
+            model: request.model.clone(),
+            firmware: request.firmware.clone(),
+            iccid,
+        })
+    }
+
+    /// The epoch before the one that registers is charged to its end, if the device still knows it. Without
+    /// that, its reservation stays until the lease runs out: late usage may still come.
+    fn close_before(&mut self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Broken> {
+        let Some(closes) = &request.closes else {
+            return Ok(());
+        };
+        let Some(device) = self.ledger.devices.get(id) else {
+            return Ok(());
+        };
+        if closes.epoch != device.epoch || closes.epoch == request.epoch {
+            return Ok(());
+        }
+        let Some(axis) = device.axis() else {
+            return Ok(());
+        };
+        let total = closes.total.max(axis.charged);
+        let zone = axis
+            .last
+            .as_ref()
+            .map_or_else(ZoneId::home, |last| last.zone.clone());
+        let (mut moves, from_segments) = self.payments(id, device, axis, total, &zone, 0)?;
+        let (_, released) = axis.split(from_segments);
+        moves.extend(self.releases(&released)?);
+        let cause = Cause::Closed(Closed {
+            epoch: closes.epoch,
+            total,
+            from_segments,
+        });
+        self.record(Subject::Device(id.clone()), cause, moves)?;
+        self.pool_gained(id)
+    }
+
+    fn registration(
+        &self,
+        id: &DeviceId,
+        request: &RegisterRequest,
+        code: Code,
+        retry: bool,
+    ) -> RegisterAnswer {
+        let device = self.ledger.devices.get(id).filter(|_| code.is_success());
+        RegisterAnswer {
+            epoch: request.epoch,
+            boot: request.boot,
+            code,
+            now: self.now,
+            sim: device
+                .and_then(|device| self.ledger.sims.get(&device.iccid))
+                .map(|sim| sim.profile.clone()),
+            policy: device.map(|device| {
+                device
+                    .policy
+                    .clone()
+                    .unwrap_or_else(|| self.rules.policy.clone())
+            }),
+            retry_s: retry.then_some(self.rules.retry_s),
+        }
+    }
+}
+
+/// A device that is known: its serial does not change, and an epoch that was superseded stays closed.
+fn known_device(id: &DeviceId, device: &Device, request: &RegisterRequest) -> Result<(), Denied> {
+    if device.serial != request.serial {
+        return Err(Denied {
+            code: Code::SERVICE_DENIED,
+            retry: false,
+            reason: "second-serial",
+            detail: format!("device {id} is registered with another serial number"),
+        });
+    }
+    if device.epoch != request.epoch && device.epochs.contains_key(&request.epoch) {
+        return Err(Denied {
+            code: Code::EPOCH_SUPERSEDED,
+            retry: false,
+            reason: "superseded-epoch",
+            detail: format!("device {id} has a newer epoch than {}", request.epoch),
+        });
+    }
+    if device.epoch == request.epoch && request.boot < device.boot {
+        return Err(Denied {
+            // A store that was rolled back repeats its numbers: it has to begin a new epoch.
+            code: Code::EPOCH_SUPERSEDED,
+            retry: false,
+            reason: "old-boot",
+            detail: format!(
+                "device {id} has started {} times, not {}",
+                device.boot, request.boot
+            ),
+        });
+    }
+    Ok(())
+}

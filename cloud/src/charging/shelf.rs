@@ -1,0 +1,177 @@
+//! The shelf: the packages that may pay for a device's octets now, in the order in which they do.
+//!
+//! Order (DESIGN section 5): those that cover the zone and are valid now, by priority, then earliest end, then
+//! purchase; the device's own before its fleet's pool.
+
+use simquota_shared::ids::{DeviceId, FleetId, PackageId, ZoneId};
+use simquota_shared::units::{Octets, UnixMillis};
+
+use super::rules::Rules;
+use crate::ledger::entry::Segment;
+use crate::ledger::package::Package;
+use crate::ledger::{Ledger, Owner};
+
+/// One package on the shelf.
+#[derive(Clone, Debug)]
+struct Item {
+    id: PackageId,
+    left: u64,
+    until: Option<UnixMillis>,
+    pool: bool,
+}
+
+/// Packages in order, and what is left in each while a decision takes from them.
+#[derive(Clone, Debug)]
+pub(super) struct Shelf {
+    items: Vec<Item>,
+    now: UnixMillis,
+}
+
+/// How a grant is bounded, besides by what is left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Octets asked for, already within policy.
+    pub octets: u64,
+    /// A pool that this many devices share gives each at most its share, but never less than `share_min`.
+    pub sharers: u64,
+    /// See `sharers`.
+    pub share_min: u64,
+    /// A package that ends sooner than this is granted alone.
+    pub validity_min_s: u64,
+}
+
+impl Shelf {
+    /// The shelf of a device, in a zone, at a time.
+    pub(super) fn of(
+        ledger: &Ledger,
+        device: &DeviceId,
+        fleet: &FleetId,
+        zone: &ZoneId,
+        now: UnixMillis,
+    ) -> Self {
+        let mut items = Vec::new();
+        for owner in [Owner::Device(device.clone()), Owner::Pool(fleet.clone())] {
+            let mut owned: Vec<(&PackageId, &Package)> = ledger
+                .index
+                .open
+                .get(&owner)
+                .into_iter()
+                .flatten()
+                .filter_map(|id| ledger.packages.get(id).map(|package| (id, package)))
+                .filter(|(_, package)| package.serves(zone, now))
+                .collect();
+            owned.sort_by_key(|(_, package)| {
+                (
+                    package.priority,
+                    package.until.unwrap_or(UnixMillis(u64::MAX)),
+                    package.bought,
+                )
+            });
+            items.extend(owned.into_iter().map(|(id, package)| Item {
+                id: id.clone(),
+                left: package.balances.available.value(),
+                until: package.until,
+                pool: package.device.is_none(),
+            }));
+        }
+        Self { items, now }
+    }
+
+    /// Puts released octets back, so that the same decision may grant them again.
+    pub(super) fn put_back(&mut self, package: &PackageId, octets: u64) {
+        if let Some(item) = self.items.iter_mut().find(|item| item.id == *package) {
+            item.left += octets;
+        }
+    }
+
+    /// Octets left on the shelf.
+    pub(super) fn left(&self) -> u64 {
+        self.items
+            .iter()
+            .fold(0, |sum, item| sum.saturating_add(item.left))
+    }
+
+    /// Takes up to `octets`, in order, whatever the ends of the packages.
+    pub(super) fn take_any(&mut self, mut octets: u64) -> Vec<Segment> {
+        let mut taken = Vec::new();
+        for item in &mut self.items {
+            let part = item.left.min(octets);
+            if part > 0 {
+                item.left -= part;
+                octets -= part;
+                taken.push(Segment {
+                    package: Some(item.id.clone()),
+                    octets: Octets(part),
+                });
+            }
+        }
+        taken
+    }
+
+    /// Takes up to `octets` from one package.
+    pub(super) fn take_from(&mut self, package: &PackageId, octets: u64) -> u64 {
+        match self.items.iter_mut().find(|item| item.id == *package) {
+            Some(item) => {
+                let part = item.left.min(octets);
+                item.left -= part;
+                part
+            }
+            None => 0,
+        }
+    }
+
+    /// Takes a grant.
+    pub(super) fn grant(&mut self, bounds: Bounds) -> Vec<Segment> {
+        let mut wanted = bounds.octets;
+        let pool_left: u64 = self
+            .items
+            .iter()
+            .filter(|item| item.pool)
+            .fold(0, |sum, item| sum.saturating_add(item.left));
+        // Rounded up: what is left in the end goes to whoever asks, not to nobody.
+        let mut share = pool_left
+            .div_ceil(bounds.sharers.max(1))
+            .max(bounds.share_min);
+        let soon = self.now.plus_s(bounds.validity_min_s);
+        let mut taken: Vec<Segment> = Vec::new();
+        for item in &mut self.items {
+            let mut part = item.left.min(wanted);
+            if item.pool {
+                part = part.min(share);
+            }
+            if part == 0 {
+                continue;
+            }
+            let ends_soon = item
+                .until
+                .is_some_and(|until| soon.is_some_and(|soon| until < soon));
+            if ends_soon && !taken.is_empty() {
+                break;
+            }
+            item.left -= part;
+            wanted -= part;
+            if item.pool {
+                share -= part;
+            }
+            taken.push(Segment {
+                package: Some(item.id.clone()),
+                octets: Octets(part),
+            });
+            if ends_soon {
+                break;
+            }
+        }
+        taken
+    }
+}
+
+/// What was asked for, within policy: at least the minimum, at most the maximum; 0 asks for nothing.
+pub(super) fn within_policy(rules: &Rules, want: Octets) -> u64 {
+    match want {
+        Octets::ZERO => 0,
+        Octets(want) => want.clamp(
+            rules.grant_min.value(),
+            rules.grant_max.value().max(rules.grant_min.value()),
+        ),
+    }
+}

@@ -1,0 +1,164 @@
+//! The audit: every balance anew from the journal, every identity, every link of the hash chains.
+//!
+//! It keeps books of its own, account by account, from nothing but the entries' movements, and compares them
+//! with the ledger that the same entries build.
+
+use std::collections::BTreeMap;
+
+use serde_cbor::Value;
+use simquota_shared::units::EntryNumber;
+
+use super::Ledger;
+use super::account::{Account, Pocket, Slot};
+use super::entry::Entry;
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Audit {
+    /// Entries read.
+    pub entries: u64,
+    /// The last entry's number.
+    pub last: EntryNumber,
+    /// Everything that is wrong, in words; empty is what it must be.
+    pub faults: Vec<String>,
+    /// Totals by account name, over all packages and devices.
+    pub totals: BTreeMap<&'static str, u128>,
+    /// Octets charged over all devices and epochs.
+    pub charged: u128,
+    /// Charged octets by device.
+    pub devices: BTreeMap<String, u128>,
+    /// Packages seen.
+    pub packages: u64,
+    /// Registrations of devices.
+    pub fleets: u64,
+}
+
+impl Audit {
+    /// Reads the whole journal.
+    pub fn run<E: std::fmt::Display>(entries: impl Iterator<Item = Result<Entry, E>>) -> Self {
+        let mut audit = Self::default();
+        let mut ledger = Ledger::default();
+        let mut books: BTreeMap<Account, i128> = BTreeMap::new();
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    audit.faults.push(error.to_string());
+                    break;
+                }
+            };
+            for movement in &entry.moves {
+                let octets = i128::from(movement.octets.value());
+                *books.entry(movement.from.clone()).or_default() -= octets;
+                *books.entry(movement.to.clone()).or_default() += octets;
+            }
+            if let Err(broken) = ledger.apply(&entry) {
+                audit
+                    .faults
+                    .push(format!("entry {}: {broken}", entry.number));
+                break;
+            }
+            audit.entries += 1;
+            audit.last = entry.number;
+        }
+        audit.compare(&ledger, &books);
+        audit.faults.extend(ledger.violations());
+        audit.packages = ledger.packages.len() as u64;
+        audit.fleets = ledger.fleets.len() as u64;
+        for (id, device) in &ledger.devices {
+            audit.charged += device.charged();
+            audit.devices.insert(id.to_string(), device.charged());
+        }
+        audit
+    }
+
+    /// True when every identity holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    fn compare(&mut self, ledger: &Ledger, books: &BTreeMap<Account, i128>) {
+        let sum: i128 = books.values().sum();
+        if sum != 0 {
+            self.faults
+                .push(format!("all accounts together are {sum}, not 0"));
+        }
+        for (account, booked) in books {
+            let shown = shown(ledger, account);
+            if shown != Some(*booked) {
+                let name = account.name();
+                self.faults.push(format!(
+                    "account {name}: the journal says {booked}, the ledger {shown:?}"
+                ));
+            }
+            let name = match account {
+                Account::Package(_, pocket) => pocket.name(),
+                Account::Device(_, slot) => slot.name(),
+            };
+            *self.totals.entry(name).or_default() += booked.unsigned_abs();
+        }
+    }
+
+    /// The audit as it goes over the wire.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        let wide = |value: u128| {
+            Value::Integer(
+                i128::try_from(value)
+                    .unwrap_or(i128::MAX)
+                    .min(i128::from(u64::MAX)),
+            )
+        };
+        let totals = self
+            .totals
+            .iter()
+            .map(|(name, octets)| (Value::Text((*name).to_owned()), wide(*octets)));
+        // A reply is bounded: the devices' own figures are in `device-list`.
+        let faults = self
+            .faults
+            .iter()
+            .take(20)
+            .map(|fault| Value::Text(fault.clone()));
+        crate::charging::value_map([
+            ("entries", wide(u128::from(self.entries))),
+            ("last", wide(u128::from(self.last.value()))),
+            ("holds", Value::Bool(self.holds())),
+            ("faults", Value::Array(faults.collect())),
+            ("faults_in_all", wide(self.faults.len() as u128)),
+            ("fleets", wide(u128::from(self.fleets))),
+            ("devices", wide(self.devices.len() as u128)),
+            ("packages", wide(u128::from(self.packages))),
+            ("charged", wide(self.charged)),
+            ("totals", Value::Map(totals.collect())),
+        ])
+    }
+}
+
+/// An account's balance as the ledger has it; sources are negative.
+fn shown(ledger: &Ledger, account: &Account) -> Option<i128> {
+    match account {
+        Account::Package(id, pocket) => {
+            let balance = i128::from(ledger.packages.get(id)?.balances.of(*pocket).value());
+            Some(if matches!(pocket, Pocket::Volume | Pocket::Credited) {
+                -balance
+            } else {
+                balance
+            })
+        }
+        Account::Device(id, slot) => {
+            let device = ledger.devices.get(id)?;
+            let octets = |octets: simquota_shared::units::Octets| i128::from(octets.value());
+            Some(match slot {
+                Slot::Overdraft => {
+                    -(octets(device.debt) + octets(device.paid) + octets(device.forgiven))
+                }
+                Slot::Debt => octets(device.debt),
+                Slot::Paid => octets(device.paid),
+                Slot::Forgiven => octets(device.forgiven),
+                Slot::Own => -octets(device.control),
+                Slot::Control => octets(device.control),
+            })
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What an entry means, in words: for people who ask where each octet went.
+
+use serde_cbor::Value;
+use simquota_shared::message::Kind;
+use simquota_shared::message::usage::flag;
+use simquota_shared::units::{Octets, human};
+
+use super::account::{Account, Move, Pocket, Slot};
+use super::entry::{Cause, Credit, Entry, Segment, Usage};
+
+/// One row of an explanation: entry number, time, patent steps, words, movements.
+#[must_use]
+pub fn row(entry: &Entry) -> Value {
+    let moves = entry
+        .moves
+        .iter()
+        .map(|Move { from, to, octets }| {
+            Value::Text(format!("{} -> {}: {octets}", from.name(), to.name()))
+        })
+        .collect();
+    crate::charging::value_map([
+        ("entry", Value::Integer(i128::from(entry.number.value()))),
+        ("at", Value::Integer(i128::from(entry.at.value()))),
+        ("steps", Value::Text(steps(entry))),
+        ("cause", Value::Text(entry.cause.name().to_owned())),
+        ("words", Value::Text(words(entry))),
+        ("moves", Value::Array(moves)),
+    ])
+}
+
+/// The steps of the patent application (CN110446171A) that an entry shows.
+#[must_use]
+pub fn steps(entry: &Entry) -> String {
+    let mut steps: Vec<&str> = Vec::new();
+    match &entry.cause {
+        Cause::Registered(_) => steps.extend(["S11", "S12"]),
+        Cause::PackageBought(_) => steps.push("S13"),
+        Cause::Credit(credit) => {
+            if released(&entry.moves) > 0 {
+                steps.extend(["S21", "S22", "S23"]);
+            } else if credit.kind == Kind::Initial {
+                steps.push("S21");
+            }
+            if credit.kind == Kind::Update {
+                steps.extend(["S41", "S43"]);
+            }
+            if credit.code.is_success() && credit.kind != Kind::Final {
+                steps.push("S31");
+            }
+        }
+        Cause::Usage(usage) => {
+            steps.push("S32");
+            if usage.flags & flag::SWITCH != 0 {
+                steps.push("S33");
+            }
+            if usage.flags & flag::UNCLEAN != 0 {
+                steps.push("S5");
+            }
+        }
+        _ => {}
+    }
+    steps.join(" ")
+}
+
+/// What happened, in one line.
+#[must_use]
+pub fn words(entry: &Entry) -> String {
+    match &entry.cause {
+        Cause::FleetCreated(created) => format!("fleet {} was created", created.fleet),
+        Cause::KeyCreated(created) => format!("key {} was admitted", created.key),
+        Cause::EnrolmentCreated(created) => {
+            format!(
+                "enrolment key {} was admitted for fleet {}",
+                created.enrolment, created.fleet
+            )
+        }
+        Cause::SimsImported(imported) => format!("{} SIMs entered the pool", imported.sims.len()),
+        Cause::Registered(registered) => format!(
+            "registered: epoch {}, start {}, serial {}, SIM {} bound",
+            registered.epoch, registered.boot, registered.serial, registered.iccid
+        ),
+        Cause::PackageBought(bought) => {
+            format!(
+                "package {} of {} was bought",
+                bought.package,
+                human(bought.volume)
+            )
+        }
+        Cause::Covered(_) => format!(
+            "uncovered octets got a package{}",
+            paid_by(&entry.moves, Pocket::Reserved)
+        ),
+        Cause::DebtPaid(paid) => format!(
+            "{} of debt were paid by package {}",
+            human(Octets(sum(&entry.moves, |to| matches!(
+                to,
+                Account::Device(_, Slot::Paid)
+            )))),
+            paid.package
+        ),
+        Cause::Credit(credit) => credit_words(credit, &entry.moves),
+        Cause::Pushed(pushed) => format!(
+            "after a top-up the ceiling moved to {} unasked (push {} after answer {})",
+            pushed.ceiling, pushed.push, pushed.number
+        ),
+        Cause::Usage(usage) => usage_words(usage, &entry.moves),
+        Cause::Closed(closed) => format!(
+            "epoch {} was closed by the one after it, at {} octets{}",
+            closed.epoch,
+            closed.total,
+            paid_by(&entry.moves, Pocket::Used)
+        ),
+        Cause::Lapsed(lapsed) => format!(
+            "the lease of epoch {} ran out: {} were released",
+            lapsed.epoch,
+            human(Octets(released(&entry.moves)))
+        ),
+        Cause::PackageEnded(ended) => format!(
+            "package {} {}",
+            ended.package,
+            if ended.refunded {
+                "was cancelled, its rest refunded"
+            } else {
+                "ended, its rest expired"
+            }
+        ),
+        Cause::Credited(credited) => format!(
+            "{} were credited to package {}: {}",
+            human(Octets(sum(&entry.moves, |to| matches!(
+                to,
+                Account::Package(_, Pocket::Available)
+            )))),
+            credited.package,
+            credited.why
+        ),
+        Cause::Suspension(suspension) => {
+            if suspension.suspended {
+                "suspended".to_owned()
+            } else {
+                "resumed".to_owned()
+            }
+        }
+        Cause::Commanded(commanded) => format!("command {} was issued", commanded.number),
+        Cause::CommandSettled(settled) => {
+            format!(
+                "command {} was settled with outcome {}",
+                settled.number, settled.outcome
+            )
+        }
+        Cause::PolicySet(set) => format!("policy {} was set", set.policy.version),
+        Cause::CommandDone(done) => {
+            format!(
+                "command {} '{}' by key {}: {}",
+                done.id, done.name, done.author, done.code
+            )
+        }
+    }
+}
+
+fn credit_words(credit: &Credit, moves: &[Move]) -> String {
+    let kind = match credit.kind {
+        Kind::Initial => "initial",
+        Kind::Update => "update",
+        Kind::Final => "final",
+    };
+    let back = released(moves);
+    let returned = if back > 0 {
+        format!("the remainder of {} went back first; ", human(Octets(back)))
+    } else {
+        String::new()
+    };
+    let granted: u64 = credit
+        .appended
+        .iter()
+        .map(|segment| segment.octets.value())
+        .sum();
+    let last = if credit.final_unit.is_some() {
+        ", the last unit"
+    } else {
+        ""
+    };
+    format!(
+        "request {} ({kind}, {}) at {} octets: {returned}{}, {} set aside{}, ceiling {}{last}",
+        credit.number,
+        credit.reason.name(),
+        credit.used,
+        credit.code,
+        human(Octets(granted)),
+        from_packages(&credit.appended),
+        credit.ceiling
+    )
+}
+
+fn usage_words(usage: &Usage, moves: &[Move]) -> String {
+    let octets = usage.up.value().saturating_add(usage.down.value());
+    let mut words = format!(
+        "samples {}-{}: {} used (up {}, down {}), used total {}{}",
+        usage.first,
+        usage.last,
+        human(Octets(octets)),
+        usage.up,
+        usage.down,
+        usage.total,
+        paid_by(moves, Pocket::Used)
+    );
+    let debt = sum(moves, |to| matches!(to, Account::Device(_, Slot::Debt)));
+    if debt > 0 {
+        words.push_str(&format!(", {} as debt", human(Octets(debt))));
+    }
+    for (bit, name) in [
+        (flag::SWITCH, "left the SIM"),
+        (flag::SHUTDOWN, "shutdown"),
+        (flag::RESET, "counter began anew"),
+        (flag::CLOCK_UNSURE, "time unsure"),
+        (flag::OVERRUN, "past the ceiling"),
+        (flag::UNCLEAN, "after an unexpected stop"),
+    ] {
+        if usage.flags & bit != 0 {
+            words.push_str(&format!(" [{name}]"));
+        }
+    }
+    words
+}
+
+fn from_packages(segments: &[Segment]) -> String {
+    let names: Vec<String> = segments
+        .iter()
+        .map(|segment| match &segment.package {
+            Some(package) => format!("{} of {package}", segment.octets),
+            None => format!("{} uncovered", segment.octets),
+        })
+        .collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", names.join(", "))
+    }
+}
+
+fn paid_by(moves: &[Move], target: Pocket) -> String {
+    let names: Vec<String> = moves
+        .iter()
+        .filter_map(|movement| match (&movement.from, &movement.to) {
+            (Account::Package(_, from), Account::Package(package, to)) if *to == target => Some(
+                format!("{} by {package} ({})", movement.octets, from.name()),
+            ),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", names.join(", "))
+    }
+}
+
+/// Octets that came back from reservations.
+fn released(moves: &[Move]) -> u64 {
+    moves
+        .iter()
+        .filter(|movement| {
+            matches!(movement.from, Account::Package(_, Pocket::Reserved))
+                && !matches!(movement.to, Account::Package(_, Pocket::Used))
+        })
+        .map(|movement| movement.octets.value())
+        .sum()
+}
+
+fn sum(moves: &[Move], to: impl Fn(&Account) -> bool) -> u64 {
+    moves
+        .iter()
+        .filter(|movement| to(&movement.to))
+        .map(|movement| movement.octets.value())
+        .sum()
+}
