@@ -1,0 +1,6 @@
+//! What the suites, the demo, the simulator and the benchmarks share: brokers, processes, free ports.
+
+pub mod broker;
+pub mod missing;
+pub mod port;
+pub mod process;

@@ -1,0 +1,19 @@
+//! The one integration binary: a module for each suite.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod broker;
+mod process;
+
+/// Named so that it is started last: tests start in the order of their names.
+mod zz {
+    #[test]
+    fn names_what_did_not_run() {
+        simquota_tests::missing::report();
+    }
+}
