@@ -35,7 +35,7 @@ pub enum CodecError {
     /// More octets than the limit.
     #[error("the payload has {0} octets, more than {1}")]
     Size(usize, usize),
-    /// Too deep, or too many items.
+    /// Arrays and maps within each other past the limit.
     #[error("the payload nests deeper than {0} levels")]
     Depth(usize),
     /// Too many items.
@@ -58,12 +58,23 @@ pub enum CodecError {
     Encode(String),
 }
 
-/// Writes a message as canonical CBOR.
+/// Writes a message as canonical CBOR. Of any length: how long a payload may be is the envelope's to say, and
+/// the same form is stored and hashed too.
 ///
 /// # Errors
-/// [`CodecError::Encode`] when a value has no canonical form, for example a float.
+/// [`CodecError::Encode`] when a value has no canonical form: a float, a map whose keys come out of order
+/// (as those of a derived `Serialize` do), or more nesting than is ever read back.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
-    serde_cbor::to_vec(message).map_err(|error| CodecError::Encode(error.to_string()))
+    let octets =
+        serde_cbor::to_vec(message).map_err(|error| CodecError::Encode(error.to_string()))?;
+    let form = Limits {
+        octets: usize::MAX,
+        items: usize::MAX,
+        ..PAYLOAD
+    };
+    // What no reader would accept must fail here, at its author, and not silently at the other end.
+    check(&octets, form).map_err(|error| CodecError::Encode(error.to_string()))?;
+    Ok(octets)
 }
 
 /// Reads a message within [`PAYLOAD`].
@@ -71,8 +82,25 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// Every [`CodecError`] but `Encode`; the octets cost at most one walk before they are refused.
 pub fn decode<T: DeserializeOwned>(octets: &[u8]) -> Result<T, CodecError> {
-    check(octets, PAYLOAD)?;
-    serde_cbor::from_slice(octets).map_err(|error| CodecError::Shape(error.to_string()))
+    decode_within(octets, PAYLOAD)
+}
+
+/// Reads what [`encode`] wrote within other limits than a payload's: rows of a store of our own, for example.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within<T: DeserializeOwned>(octets: &[u8], limits: Limits) -> Result<T, CodecError> {
+    check(octets, limits)?;
+    serde_cbor::from_slice(octets).map_err(|error| CodecError::Shape(clipped(&error.to_string())))
+}
+
+/// serde repeats what it found instead, and that may be a text of 64 KiB: it must not fill a log.
+fn clipped(why: &str) -> String {
+    const SHAPE_MAX: usize = 160;
+    why.chars()
+        .take(SHAPE_MAX)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 /// Walks the octets once, without allocating, and accepts exactly one canonical item.

@@ -11,6 +11,9 @@
 //!
 //! Protected are exactly `alg` and `kid`, the unprotected map is empty, the encoding is the canonical one:
 //! anything else is refused. The structure is coset's, the algorithms are RustCrypto's.
+//!
+//! coset sees only what `frame` let through: it follows counter signatures within protected headers within
+//! counter signatures as deep as they go, and 60 KB of those end the process with a stack overflow.
 
 use std::fmt;
 
@@ -18,14 +21,16 @@ use coset::iana::Algorithm;
 use coset::{
     CoseMac0, CoseMac0Builder, CoseSign1, CoseSign1Builder, HeaderBuilder, TaggedCborSerializable,
 };
-use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
-use hkdf::Hkdf;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
-use crate::codec::PAYLOAD;
-use crate::ids::{DeviceId, IdError};
+mod key;
+
+pub use key::{BadKey, Key};
+
+use crate::codec::{self, Limits, PAYLOAD};
+use crate::ids::{IdError, KeyId};
 
 /// What the envelope adds to a payload, at most: head, protected header with the longest kid, lengths, tag.
 pub const OVERHEAD_MAX: usize = 128 + 64;
@@ -33,6 +38,15 @@ pub const OVERHEAD_MAX: usize = 128 + 64;
 pub const MESSAGE_MAX: usize = PAYLOAD.octets + OVERHEAD_MAX;
 /// Octets of an HMAC 256/64 tag.
 pub const TAG_OCTETS: usize = 8;
+
+/// The protected header: a map of two numbered entries, one of them the kid, which has at most 64 + 1 + 10 octets.
+const PROTECTED: Limits = Limits {
+    octets: 81,
+    depth: 1,
+    items: 5,
+};
+const TAG_MAC0: u8 = 0xc0 | 17;
+const TAG_SIGN1: u8 = 0xc0 | 18;
 
 /// Why a message is not accepted. The text never holds a key or a payload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +63,9 @@ pub enum EnvelopeError {
     /// The tag or the signature does not fit key, topic and payload.
     #[error("the tag does not fit this key, topic and payload")]
     Forged,
+    /// A payload that no receiver would look at: a defect of ours.
+    #[error("a payload of {0} octets is more than a receiver takes: send it in parts")]
+    Payload(usize),
     /// A message that can't be written: a defect of ours.
     #[error("an envelope could not be written")]
     Encode,
@@ -76,14 +93,14 @@ impl Kid {
     fn parse(octets: &[u8]) -> Result<Self, EnvelopeError> {
         let text = std::str::from_utf8(octets).map_err(|_| EnvelopeError::Kid)?;
         let (name, generation) = text.split_once('/').ok_or(EnvelopeError::Kid)?;
-        let id: Result<crate::ids::KeyId, IdError> = name.parse();
+        let id: Result<KeyId, IdError> = name.parse();
         id.map_err(|_| EnvelopeError::Kid)?;
         let kid = Self {
             name: name.to_owned(),
             generation: generation.parse().map_err(|_| EnvelopeError::Kid)?,
         };
         // "01" and "+1" parse too: only the one text that we would write ourselves is accepted.
-        if kid.to_string() == text {
+        if kid.generation > 0 && kid.to_string() == text {
             Ok(kid)
         } else {
             Err(EnvelopeError::Kid)
@@ -97,84 +114,6 @@ impl fmt::Display for Kid {
     }
 }
 
-/// A symmetric key of 256 bits. It is wiped when dropped and never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Key(Zeroizing<[u8; 32]>);
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(…)")
-    }
-}
-
-/// A text that is not a key of 64 hexadecimal digits. It does not repeat the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 64 hexadecimal digits: check the file that holds it")]
-pub struct BadKey;
-
-impl Key {
-    /// A key from its octets, which must come from a cryptographic source.
-    #[must_use]
-    pub fn new(octets: [u8; 32]) -> Self {
-        Self(Zeroizing::new(octets))
-    }
-
-    /// Reads 64 hexadecimal digits.
-    ///
-    /// # Errors
-    /// [`BadKey`] for anything else.
-    pub fn from_hex(text: &str) -> Result<Self, BadKey> {
-        let mut octets = Zeroizing::new([0u8; 32]);
-        hex::decode_to_slice(text.trim(), octets.as_mut_slice()).map_err(|_| BadKey)?;
-        Ok(Self(octets))
-    }
-
-    /// The key as hexadecimal digits, for a key file and nothing else.
-    #[must_use]
-    pub fn to_hex(&self) -> Zeroizing<String> {
-        Zeroizing::new(hex::encode(self.0.as_slice()))
-    }
-
-    /// The key as octets, for a cipher of another kind, such as a signing key's seed.
-    #[must_use]
-    pub fn octets(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The key of one device, from the enrolment key of its batch: HKDF-SHA-256 (RFC 5869) without salt, with
-    /// `csim/v1/device/{device}/{generation}` as info. The cloud stores no key per device; the device holds
-    /// only this one, and the batch's never leaves the cloud.
-    #[must_use]
-    pub fn for_device(&self, device: &DeviceId, generation: u32) -> Self {
-        self.derive(&format!("csim/v1/device/{device}/{generation}"))
-    }
-
-    /// The device's password towards the broker: HKDF with info `mqtt`, as hexadecimal digits.
-    #[must_use]
-    pub fn mqtt_password(&self) -> Zeroizing<String> {
-        self.derive("mqtt").to_hex()
-    }
-
-    fn derive(&self, info: &str) -> Self {
-        let mut okm = Zeroizing::new([0u8; 32]);
-        let hkdf = Hkdf::<Sha256>::new(None, self.0.as_slice());
-        // 32 octets are far below the limit of 255 x 32, the only error that expand has (RFC 5869, 2.3).
-        if hkdf.expand(info.as_bytes(), okm.as_mut_slice()).is_err() {
-            unreachable!("32 octets are within HKDF's limit")
-        }
-        Self(okm)
-    }
-
-    fn mac(&self, data: &[u8]) -> Hmac<Sha256> {
-        let mut mac = match Hmac::<Sha256>::new_from_slice(self.0.as_slice()) {
-            Ok(mac) => mac,
-            Err(_) => unreachable!("HMAC takes a key of any length (RFC 2104)"),
-        };
-        mac.update(data);
-        mac
-    }
-}
-
 fn protected(algorithm: Algorithm, kid: &Kid) -> coset::Header {
     HeaderBuilder::new()
         .algorithm(algorithm)
@@ -182,10 +121,51 @@ fn protected(algorithm: Algorithm, kid: &Kid) -> coset::Header {
         .build()
 }
 
+/// What a sender checks before it writes: no receiver would take the message otherwise.
+fn sendable(kid: &Kid, payload: &[u8]) -> Result<(), EnvelopeError> {
+    if payload.len() > PAYLOAD.octets {
+        return Err(EnvelopeError::Payload(payload.len()));
+    }
+    Kid::parse(kid.to_string().as_bytes()).map(drop)
+}
+
+/// Whether a message is `tag([bstr, {}, bstr, bstr])` with a small and flat first one, looked at without
+/// allocating anything.
+fn frame(message: &[u8], tag: u8) -> Option<()> {
+    let [first, 0x84, rest @ ..] = message else {
+        return None;
+    };
+    let (protected, rest) = byte_string(rest)?;
+    let [0xa0, rest @ ..] = rest else {
+        return None;
+    };
+    let (_payload, rest) = byte_string(rest)?;
+    let (_proof, rest) = byte_string(rest)?;
+    let flat = codec::check(protected, PROTECTED).is_ok();
+    (*first == tag && rest.is_empty() && flat).then_some(())
+}
+
+/// A byte string with a head as short as can be, and what follows it.
+fn byte_string(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = match octets {
+        [head @ 0x40..=0x57, rest @ ..] => (usize::from(head & 0x1f), rest),
+        [0x58, a @ 24..=255, rest @ ..] => (usize::from(*a), rest),
+        [0x59, a @ 1..=255, b, rest @ ..] => (usize::from(u16::from_be_bytes([*a, *b])), rest),
+        // 5a00 01 xx xx is as far as MESSAGE_MAX goes.
+        [0x5a, 0, a @ 1..=255, b, c, rest @ ..] => {
+            let length = u32::from_be_bytes([0, *a, *b, *c]);
+            (usize::try_from(length).ok()?, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}
+
 /// Wraps a payload for one topic under a key.
 ///
 /// # Errors
-/// [`EnvelopeError::Encode`], which no input is known to cause.
+/// `Payload` when it is too long, `Kid` when no receiver would read the key id; [`EnvelopeError::Encode`], which
+/// no input is known to cause.
 ///
 /// ```
 /// use simquota_shared::envelope::{seal, Key, Kid, Received};
@@ -198,6 +178,7 @@ fn protected(algorithm: Algorithm, kid: &Kid) -> coset::Header {
 /// assert!(received.verify(&key, "csim/v1/d/b/up/usage").is_err());
 /// ```
 pub fn seal(key: &Key, kid: &Kid, topic: &str, payload: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+    sendable(kid, payload)?;
     CoseMac0Builder::new()
         .protected(protected(Algorithm::HMAC_256_64, kid))
         .payload(payload.to_vec())
@@ -208,9 +189,45 @@ pub fn seal(key: &Key, kid: &Kid, topic: &str, payload: &[u8]) -> Result<Vec<u8>
 }
 
 fn truncated_tag(key: &Key, data: &[u8]) -> Vec<u8> {
-    let mut tag = key.mac(data).finalize().into_bytes().to_vec();
+    let mut tag = hmac(key.octets(), data).finalize().into_bytes().to_vec();
     tag.truncate(TAG_OCTETS);
     tag
+}
+
+fn hmac(key: &[u8], data: &[u8]) -> Hmac<Sha256> {
+    let mut mac = match Hmac::<Sha256>::new_from_slice(key) {
+        Ok(mac) => mac,
+        Err(_) => unreachable!("HMAC takes a key of any length (RFC 2104)"),
+    };
+    mac.update(data);
+    mac
+}
+
+/// The check behind [`Received::verify`], for a tag of any length, so that the COSE working group's cases run
+/// through it. Compares in constant time.
+///
+/// # Errors
+/// `Forged`.
+#[doc(hidden)]
+pub fn verify_mac0(
+    mac0: &CoseMac0,
+    tag_octets: usize,
+    key: &[u8],
+    external: &[u8],
+) -> Result<(), EnvelopeError> {
+    // A truncated tag is a shorter secret: how short is said by the algorithm, never by the sender.
+    if mac0.tag.len() != tag_octets {
+        return Err(EnvelopeError::Forged);
+    }
+    mac0.verify_payload_tag(
+        external,
+        || EnvelopeError::Forged,
+        |tag, data| {
+            hmac(key, data)
+                .verify_truncated_left(tag)
+                .map_err(|_| EnvelopeError::Forged)
+        },
+    )
 }
 
 /// A message whose structure holds and whose sender is not proven yet.
@@ -231,6 +248,7 @@ impl Received {
             return Err(EnvelopeError::Size(message.len()));
         }
         let broken = EnvelopeError::Structure("COSE_Mac0");
+        frame(message, TAG_MAC0).ok_or_else(|| broken.clone())?;
         let mac0 = CoseMac0::from_tagged_slice(message).map_err(|_| broken.clone())?;
         let kid = Kid::parse(&mac0.protected.header.key_id)?;
         // Whatever else a parser tolerates, there is one spelling of these four fields, and it is ours.
@@ -252,15 +270,7 @@ impl Received {
     /// # Errors
     /// `Forged`.
     pub fn verify(&self, key: &Key, topic: &str) -> Result<&[u8], EnvelopeError> {
-        self.mac0.verify_payload_tag(
-            topic.as_bytes(),
-            || EnvelopeError::Forged,
-            |tag, data| {
-                key.mac(data)
-                    .verify_truncated_left(tag)
-                    .map_err(|_| EnvelopeError::Forged)
-            },
-        )?;
+        verify_mac0(&self.mac0, TAG_OCTETS, key.octets(), topic.as_bytes())?;
         self.mac0.payload.as_deref().ok_or(EnvelopeError::Forged)
     }
 
@@ -274,13 +284,14 @@ impl Received {
 /// Wraps a payload that many may read and verify.
 ///
 /// # Errors
-/// [`EnvelopeError::Encode`], which no input is known to cause.
+/// As [`seal`].
 pub fn sign(
     key: &SigningKey,
     kid: &Kid,
     topic: &str,
     payload: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
+    sendable(kid, payload)?;
     CoseSign1Builder::new()
         .protected(protected(Algorithm::EdDSA, kid))
         .payload(payload.to_vec())
@@ -303,6 +314,7 @@ pub fn open_signed(
         return Err(EnvelopeError::Size(message.len()));
     }
     let broken = EnvelopeError::Structure("COSE_Sign1");
+    frame(message, TAG_SIGN1).ok_or_else(|| broken.clone())?;
     let sign1 = CoseSign1::from_tagged_slice(message).map_err(|_| broken.clone())?;
     let kid = Kid::parse(&sign1.protected.header.key_id)?;
     let payload = sign1.payload.clone().ok_or_else(|| broken.clone())?;
@@ -316,9 +328,11 @@ pub fn open_signed(
     if canonical != message {
         return Err(broken);
     }
+    // Strict: a key of small order would verify a signature over anything (RFC 8032, 8.9 leaves it to us).
     sign1
         .verify_signature(topic.as_bytes(), |signature, data| {
-            Signature::from_slice(signature).and_then(|signature| key.verify(data, &signature))
+            Signature::from_slice(signature)
+                .and_then(|signature| key.verify_strict(data, &signature))
         })
         .map_err(|_| EnvelopeError::Forged)?;
     Ok((kid, payload))

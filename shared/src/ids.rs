@@ -1,9 +1,11 @@
 //! Names that may stand in a topic. The parser is the only constructor, so no `/`, `+`, `#` or dot gets in.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest id, in octets.
 pub const ID_MAX: usize = 64;
@@ -50,11 +52,25 @@ fn check_text(text: &str) -> Result<(), IdError> {
     }
 }
 
+/// Parses a text, and nothing else: serde's own `String` would take a byte string too, a second spelling.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! name {
     ($(#[$meta:meta])* $name:ident, $check:ident) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
@@ -85,6 +101,18 @@ macro_rules! name {
         impl From<$name> for String {
             fn from(name: $name) -> Self {
                 name.0.as_ref().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_string(Parsed(PhantomData))
             }
         }
 
@@ -151,6 +179,14 @@ name!(
     Text,
     check_text
 );
+
+impl ZoneId {
+    /// The zone `home`: where a device is when nothing else is known (DESIGN section 11, number 24).
+    #[must_use]
+    pub fn home() -> Self {
+        Self("home".into())
+    }
+}
 
 impl Text {
     /// Cuts any text down to what fits, at a character boundary, with control characters replaced by spaces.

@@ -78,6 +78,7 @@ impl Reason {
 
 crate::wire! {
     /// The grant that the device held when it cut: for the record, the cloud only compares it.
+    /// `[number, push, ceiling]`
     pub struct Held {
         /// Number of the answer that gave it.
         pub number: RequestNumber,
@@ -151,7 +152,7 @@ impl<'de> Deserialize<'de> for FinalAction {
 
 crate::wire! {
     /// The cloud answers, or pushes. Retained. `[1, epoch, number, push, code, ceiling, stop, decided,
-    /// valid_until / null, renew_below, final / null, silence_s, hold_s, balance, retry_s / null]`
+    /// valid_until / null, renew_below, final_unit / null, silence_s, hold_s, balance, retry_s / null]`
     pub struct CreditAnswer[version] {
         /// The epoch of the request.
         pub epoch: Epoch,

@@ -53,7 +53,7 @@ crate::wire! {
 }
 
 crate::wire! {
-    /// A cloud service's state; retained, with a last will. `[1, node, online, at, version, state]`
+    /// A cloud service's state; retained, with a last will. `[1, node, online, at, agent, state]`
     pub struct NodeStatus[version] {
         /// Which.
         pub node: NodeId,
@@ -69,7 +69,7 @@ crate::wire! {
 }
 
 crate::wire! {
-    /// Figures since the service started. `[1, node, at, entries, received, rejected, granted, devices]`
+    /// Figures since the service started. `[1, node, at, entries, received, rejected, decided, devices]`
     pub struct Statistics[version] {
         /// Which service.
         pub node: NodeId,

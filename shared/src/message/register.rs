@@ -6,7 +6,7 @@ use crate::ids::{Iccid, Text, ZoneId};
 use crate::units::{Boot, Epoch, Octets, UnixMillis};
 
 crate::wire! {
-    /// The end of the epoch before this one, told once by a device that still knows it.
+    /// The end of the epoch before this one, told once by a device that still knows it. `[epoch, total]`
     pub struct Closes {
         /// The epoch that ended.
         pub epoch: Epoch,
@@ -17,7 +17,7 @@ crate::wire! {
 
 crate::wire! {
     /// A device says who it is, at each start of its agent.
-    /// `[1, epoch, boot, serial, model, firmware, [caps], iccid / null, closes / null]`
+    /// `[1, epoch, boot, serial, model, firmware, [capabilities], iccid / null, closes / null]`
     pub struct RegisterRequest[version] {
         /// The life of the device's store.
         pub epoch: Epoch,

@@ -29,7 +29,7 @@ pub const ROWS_MAX: usize = 1000;
 
 crate::wire! {
     /// Consecutive samples. `[1, epoch, boot, iccid, zone, first, clock, t0, interval_s, total, [dt], [up], [down],
-    /// [own], [[i, bits]], [[i, count]], [[i, window]]]`
+    /// [own], [flags], [spans], [unsure]]`
     pub struct UsageBatch[version] {
         /// The life of the device's store.
         pub epoch: Epoch,
