@@ -4,3 +4,5 @@ pub mod broker;
 pub mod missing;
 pub mod port;
 pub mod process;
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+pub mod sim;

@@ -460,7 +460,8 @@ impl Turn<'_> {
             return Ok(false);
         }
         let mut shelf = Shelf::of(self.ledger, id, &device.fleet, &last.zone, self.now);
-        let mut bounds = self.bounds(device, last.want);
+        // A device whose last request only reported may still be shown its new volume.
+        let mut bounds = self.bounds(device, last.want.max(self.rules.grant_min));
         if let Some(most) = most {
             bounds.octets = bounds.octets.min(most);
         }

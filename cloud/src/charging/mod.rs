@@ -165,6 +165,10 @@ impl<'a> Turn<'a> {
                 format!("device {id} belongs to another enrolment key than {kid}"),
             ));
         }
+        // Whatever a device says shows that it can hear: what it has not acknowledged is sent again.
+        if !matches!(request, DeviceRequest::Ack(_)) {
+            self.resend_commands(id, kid);
+        }
         match request {
             DeviceRequest::Register(request) => self.register(id, kid, &request),
             DeviceRequest::Usage(batch) => self.usage(id, kid, &batch),

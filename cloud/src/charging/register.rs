@@ -3,13 +3,14 @@
 use simquota_shared::code::Code;
 use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, Iccid, ZoneId};
-use simquota_shared::message::{RegisterAnswer, RegisterRequest, Status};
+use simquota_shared::codec;
+use simquota_shared::message::{Command, Outcome, RegisterAnswer, RegisterRequest};
 use simquota_shared::topic::Down;
 
 use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
 use crate::ledger::device::Device;
-use crate::ledger::entry::{Cause, Closed, Registered, Subject};
+use crate::ledger::entry::{Cause, Closed, CommandSettled, Registered, Subject};
 
 /// Why a device is not registered, and what it is told.
 struct Denied {
@@ -46,6 +47,8 @@ impl Turn<'_> {
                 || device.firmware != request.firmware
                 || device.generation != u64::from(kid.generation)
         });
+        let orphans = known.is_some_and(|device| device.epoch != request.epoch);
+        let fresh = known.is_none_or(|device| device.epoch != request.epoch);
         if news {
             self.close_before(id, request)?;
             let cause = self.registered(id, kid, request, iccid)?;
@@ -55,22 +58,14 @@ impl Turn<'_> {
                 Vec::new(),
             )?;
         }
+        if orphans {
+            self.retell(id)?;
+        }
         let answer = self.registration(id, request, Code::SUCCESS, false);
         self.say(id, kid, Down::Register, encoded(&answer)?, false);
-        self.resend_commands(id, kid);
-        Ok(Verdict::Done)
-    }
-
-    /// A status says that the device is there: what it has not acknowledged is sent again. It moves nothing.
-    pub(super) fn status(
-        &mut self,
-        id: &DeviceId,
-        kid: &Kid,
-        status: &Status,
-    ) -> Result<Verdict, Broken> {
-        let in_force = self.ledger.devices.get(id).map(|device| device.epoch);
-        if status.online && in_force == Some(status.epoch) {
-            self.resend_commands(id, kid);
+        if fresh {
+            // New to this ledger, but perhaps not to the device: after a restored backup it has to send all it has.
+            self.say_mark(id, kid, request.epoch)?;
         }
         Ok(Verdict::Done)
     }
@@ -160,36 +155,53 @@ impl Turn<'_> {
         })
     }
 
-    /// The epoch before the one that registers is charged to its end, if the device still knows it. Without
-    /// that, its reservation stays until the lease runs out: late usage may still come.
+    /// A never-seen epoch ends the one before. If the device still knows its used total, the epoch is charged to
+    /// there and closed; without that its reservation is released, and late samples are charged by their mark
+    /// (DESIGN section 4, "When the two sides disagree").
     fn close_before(&mut self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Broken> {
-        let Some(closes) = &request.closes else {
+        let Some(device) = self.ledger.devices.get(id).filter(|device| device.epoch != request.epoch) else {
             return Ok(());
         };
-        let Some(device) = self.ledger.devices.get(id) else {
-            return Ok(());
-        };
-        if closes.epoch != device.epoch || closes.epoch == request.epoch {
-            return Ok(());
-        }
         let Some(axis) = device.axis() else {
             return Ok(());
         };
+        let epoch = device.epoch;
+        let closes = request.closes.as_ref().filter(|closes| closes.epoch == epoch);
+        let Some(closes) = closes else {
+            return if axis.has_lease() { self.lapse(id, epoch) } else { Ok(()) };
+        };
         let total = closes.total.max(axis.charged);
-        let zone = axis
-            .last
-            .as_ref()
-            .map_or_else(ZoneId::home, |last| last.zone.clone());
+        let zone = axis.last.as_ref().map_or_else(ZoneId::home, |last| last.zone.clone());
         let (mut moves, from_segments) = self.payments(id, device, axis, total, &zone, 0)?;
         let (_, released) = axis.split(from_segments);
+        // A package that pays out of what is available is not one whose reservation comes back: order does not matter.
         moves.extend(self.releases(&released)?);
-        let cause = Cause::Closed(Closed {
-            epoch: closes.epoch,
-            total,
-            from_segments,
-        });
+        let cause = Cause::Closed(Closed { epoch, total, from_segments });
         self.record(Subject::Device(id.clone()), cause, moves)?;
         self.pool_gained(id)
+    }
+
+    /// Commands of an ended epoch would never be applied: they are issued again in the new one.
+    fn retell(&mut self, id: &DeviceId) -> Result<(), Broken> {
+        let pending: Vec<(u64, Vec<u8>)> = self
+            .ledger
+            .devices
+            .get(id)
+            .map(|device| {
+                device.pending.iter().map(|(number, pending)| (*number, pending.message.clone())).collect()
+            })
+            .unwrap_or_default();
+        for (number, message) in pending {
+            let outcome = Outcome::Superseded as u64;
+            let cause = Cause::CommandSettled(CommandSettled { number, outcome });
+            self.record(Subject::Device(id.clone()), cause, Vec::new())?;
+            if let Ok(command) = codec::decode::<Command>(&message)
+                && self.now < command.expires
+            {
+                self.tell(id, &command.body)?;
+            }
+        }
+        Ok(())
     }
 
     fn registration(

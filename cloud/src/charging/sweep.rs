@@ -43,7 +43,7 @@ impl Turn<'_> {
     }
 
     /// Releases what a silent device holds. Late usage is still charged: the positions are remembered.
-    fn lapse(&mut self, id: &DeviceId, epoch: Epoch) -> Result<(), Broken> {
+    pub(super) fn lapse(&mut self, id: &DeviceId, epoch: Epoch) -> Result<(), Broken> {
         let released = self
             .ledger
             .devices

@@ -9,9 +9,9 @@ use simquota_shared::code::Code;
 use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, PackageId, ZoneId};
 use simquota_shared::message::usage::{ROWS_MAX, flag};
-use simquota_shared::message::{UsageAck, UsageBatch};
+use simquota_shared::message::{Status, UsageAck, UsageBatch};
 use simquota_shared::topic::Down;
-use simquota_shared::units::{Octets, Seq};
+use simquota_shared::units::{Epoch, Octets, Seq};
 
 use super::shelf::Shelf;
 use super::{Turn, Verdict, encoded};
@@ -61,6 +61,12 @@ impl Turn<'_> {
             ));
         };
         let (mark, charged) = (axis.mark, axis.charged);
+        if axis.closed {
+            // Its total was charged when it was closed: the samples are settled, whatever they say.
+            let last = last_number(batch).unwrap_or(mark);
+            self.acknowledge(id, kid, batch, Code::SUCCESS, last, charged)?;
+            return Ok(Verdict::Done);
+        }
         let news = match compare(batch, axis) {
             Ok(Batch::Repeat | Batch::Gap) => {
                 self.acknowledge(id, kid, batch, Code::SUCCESS, mark, charged)?;
@@ -102,6 +108,37 @@ impl Turn<'_> {
             self.pool_gained(id)?;
         }
         Ok(Verdict::Done)
+    }
+
+    /// A status never changes the ledger (DESIGN section 11, number 9). It is answered with the mark, or with the
+    /// news that its epoch is not in force: after a restored backup a silent device would otherwise never find out.
+    pub(super) fn status(&mut self, id: &DeviceId, kid: &Kid, status: &Status) -> Result<Verdict, Broken> {
+        if status.online {
+            self.say_mark(id, kid, status.epoch)?;
+        }
+        Ok(Verdict::Done)
+    }
+
+    /// Tells a device where the ledger stands with an epoch of it.
+    pub(super) fn say_mark(&mut self, id: &DeviceId, kid: &Kid, epoch: Epoch) -> Result<(), Broken> {
+        let device = self.ledger.devices.get(id);
+        let axis = device.and_then(|device| device.epochs.get(&epoch));
+        let code = match (device, axis) {
+            (Some(device), _) if device.epoch == epoch => Code::SUCCESS,
+            (_, Some(_)) => Code::EPOCH_SUPERSEDED,
+            (_, None) => Code::UNKNOWN_EPOCH,
+        };
+        let ack = UsageAck {
+            epoch,
+            code,
+            mark: axis.map_or(Seq::ZERO, |axis| axis.mark),
+            total: axis.map_or(Octets::ZERO, |axis| axis.charged),
+            first: Seq::ZERO,
+            retry_s: None,
+            now: self.now,
+        };
+        self.say(id, kid, Down::Usage, encoded(&ack)?, false);
+        Ok(())
     }
 
     fn acknowledge(
@@ -297,16 +334,25 @@ impl Sums {
         balance - self.0.get(&key).copied().unwrap_or_default().min(balance)
     }
 
+    /// Releases come first: the same decision may set aside again what it just released.
     pub(super) fn moves(self) -> Vec<Move> {
-        self.0
+        let mut moves: Vec<Move> = self
+            .0
             .into_iter()
-            .map(|((from, to), octets)| Move {
-                from,
-                to,
-                octets: Octets(octets),
-            })
-            .collect()
+            .map(|((from, to), octets)| Move { from, to, octets: Octets(octets) })
+            .collect();
+        moves.sort_by_key(|movement| !matches!(movement.from, Account::Package(_, Pocket::Reserved)));
+        moves
     }
+}
+
+fn last_number(batch: &UsageBatch) -> Option<Seq> {
+    let rows = u64::try_from(batch.up.len()).ok()?;
+    let merged = batch
+        .spans
+        .iter()
+        .try_fold(0u64, |sum, (_, count)| sum.checked_add(count.checked_sub(1)?))?;
+    batch.first.checked_add(rows.checked_add(merged)?.checked_sub(1)?)
 }
 
 fn ended(batch: &UsageBatch) -> Option<u64> {

@@ -152,6 +152,7 @@ impl Ledger {
             Cause::Closed(closed) => {
                 self.charge(entry, closed.epoch, closed.total, closed.from_segments)?;
                 self.change_axis(entry, closed.epoch, |axis| {
+                    axis.closed = true;
                     axis.ceiling = axis.charged;
                     axis.segments.clear();
                     axis.open = false;

@@ -130,6 +130,8 @@ pub struct Axis {
     pub ceiling: Octets,
     /// What pays for charged..ceiling, in order.
     pub segments: VecDeque<Segment>,
+    /// The device closed it with its used total: later samples are record only.
+    pub closed: bool,
     /// A grant is open: an update continues it.
     pub open: bool,
     /// When the reservation of a silent device is released.

@@ -338,6 +338,7 @@ impl Agent {
     /// Makes a request. It is durable before it is sent, whole, because the step commits before it publishes.
     fn request(&mut self, kind: Kind, reason: Reason, returned: u64) {
         let used = self.meter.used();
+        let remaining = self.remaining();
         let credit = &mut self.state.credit;
         let number = after(credit.number);
         let cut = !matches!(kind, Kind::Update);
@@ -348,7 +349,9 @@ impl Agent {
             used,
             want: match kind {
                 Kind::Final => Octets::ZERO,
-                Kind::Initial | Kind::Update => self.config.want,
+                Kind::Initial => self.config.want,
+                // What lies beyond the present ceiling: a renewal of validity hoards nothing.
+                Kind::Update => Octets(self.config.want.beyond(Octets(remaining))),
             },
             reason,
             zone: self.state.zone.clone(),

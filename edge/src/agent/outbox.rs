@@ -7,7 +7,7 @@
 use simquota_shared::code::Code;
 use simquota_shared::codec;
 use simquota_shared::message::UsageAck;
-use simquota_shared::units::{Octets, Seq};
+use simquota_shared::units::{Octets, Seq, UnixMillis};
 
 use super::Agent;
 use super::batch::{ROWS_MAX, batch};
@@ -54,6 +54,8 @@ pub(super) struct Outbox {
     went_back: Option<(Seq, u64)>,
     doubts: u32,
     doubted_ms: u64,
+    /// What the cloud says at this time of its own or later, it says after all that we acted upon.
+    pub(super) fresh_from: Option<UnixMillis>,
     /// The batch that was called damaged, and whether it was sent again since.
     damaged: Option<(Seq, bool)>,
     /// The next report by the interval.
@@ -75,6 +77,7 @@ impl Outbox {
             went_back: None,
             doubts: 0,
             doubted_ms: 0,
+            fresh_from: None,
             damaged: None,
             report_ms,
         }
@@ -269,6 +272,7 @@ impl Agent {
     }
 
     fn on_progress(&mut self, ack: &UsageAck) {
+        self.outbox.fresh_from = ack.now.next();
         self.state.acked = ack.mark;
         self.state.acked_total = ack.total;
         let outbox = &mut self.outbox;
@@ -302,22 +306,29 @@ impl Agent {
         }
     }
 
-    /// A mark below ours is a repeat that came late, or the cloud was restored from an older backup.
-    ///
-    /// In the second case every answer to what we send says so. Then the outbox goes back: the rows may still be in
-    /// the store. If they are not, the epoch ends, and its used total tells the cloud what it has forgotten.
-    fn on_lower_mark(&mut self, ack: &UsageAck) {
+    fn doubted_enough(&mut self, ack: &UsageAck) -> bool {
         let now_ms = self.now.mono_ms;
         let spaced =
             self.outbox.doubts == 0 || now_ms >= self.outbox.doubted_ms.saturating_add(GO_BACK_MS);
         if ack.first <= self.state.acked || !spaced {
-            return;
+            return false;
         }
         self.outbox.doubts = self.outbox.doubts.saturating_add(1);
         self.outbox.doubted_ms = now_ms;
-        if self.outbox.doubts < DOUBTS {
+        self.outbox.doubts >= DOUBTS
+    }
+
+    /// A mark below ours is a repeat that came late, or the cloud was restored from an older backup.
+    ///
+    /// It is meant when the cloud says it later, by its own clock, than all that we acted upon; or, should that
+    /// clock have gone back, when it says so three times. Then the outbox goes back: the rows may still be in the
+    /// store. If they are not, the epoch ends, and its used total tells the cloud what it has forgotten.
+    fn on_lower_mark(&mut self, ack: &UsageAck) {
+        let fresh = self.outbox.fresh_from.is_some_and(|from| ack.now >= from);
+        if !fresh && !self.doubted_enough(ack) {
             return;
         }
+        self.outbox.fresh_from = ack.now.next();
         self.outbox.doubts = 0;
         self.notices.push(Notice::MarkFell {
             to: ack.mark,

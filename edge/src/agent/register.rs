@@ -109,6 +109,7 @@ impl Agent {
         }
         self.registration.accepted = true;
         self.registration.wait.reset();
+        self.outbox.fresh_from = self.outbox.fresh_from.max(Some(answer.now));
         if let Some(first_ms) = self.registration.first_ms {
             self.take_server_time(first_ms, answer.now.0);
         }

@@ -1,0 +1,363 @@
+//! The simulated cloud: the real decisions on the real ledger, a journal that is durable or not, crashes between
+//! deciding, committing, answering and acknowledging.
+
+use std::collections::BTreeMap;
+
+use simquota_cloud::charging::{DeviceRequest, Outgoing, Rules, Turn, Verdict};
+use simquota_cloud::ledger::entry::Entry;
+use simquota_cloud::ledger::{Broken, Ledger};
+use simquota_edge::agent::Up;
+use simquota_shared::codec::{decode, encode};
+use simquota_shared::envelope::Kid;
+use simquota_shared::ids::{DeviceId, FleetId, KeyId};
+use simquota_shared::message::{FleetCommand, Policy};
+use simquota_shared::units::{Octets, UnixMillis};
+
+use super::dice::Dice;
+use super::mutant::Mutant;
+use super::plan::Plan;
+
+/// The world's beginning, in Unix milliseconds.
+pub(super) const ZERO: u64 = 1_800_000_000_000;
+
+/// A message on its way to the cloud.
+#[derive(Clone, Debug)]
+pub(super) struct Inbound {
+    pub(super) device: usize,
+    pub(super) up: Up,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Where a batch was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    BeforeCommit,
+    AfterCommit,
+    AmidAnswers,
+}
+
+/// The cloud.
+pub(super) struct Cloud {
+    pub(super) ledger: Ledger,
+    pub(super) rules: Rules,
+    /// What is durable.
+    pub(super) journal: Vec<Entry>,
+    pub(super) inbox: Vec<Inbound>,
+    pub(super) turn_at: Option<u64>,
+    pub(super) down_until: Option<u64>,
+    /// Milliseconds that its clock is ahead of the world.
+    pub(super) ahead: i64,
+    pub(super) commands: u64,
+    /// Answers given, by device, epoch and number: they must never differ.
+    pub(super) answers: BTreeMap<(DeviceId, u64, u64), Vec<u8>>,
+    pub(super) mutant: Option<Mutant>,
+    pub(super) refused: BTreeMap<&'static str, u64>,
+}
+
+pub(super) fn fleet() -> FleetId {
+    id("fleet")
+}
+
+pub(super) fn id<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    match text.parse() {
+        Ok(id) => id,
+        Err(error) => unreachable!("{text} is an id: {error:?}"),
+    }
+}
+
+pub(super) fn device_kid() -> Kid {
+    Kid::first(&"batch")
+}
+
+pub(super) fn args(pairs: &[(&str, serde_cbor::Value)]) -> serde_cbor::Value {
+    serde_cbor::Value::Map(
+        pairs.iter().map(|(key, value)| (serde_cbor::Value::Text((*key).to_owned()), value.clone())).collect(),
+    )
+}
+
+pub(super) fn text(value: impl ToString) -> serde_cbor::Value {
+    serde_cbor::Value::Text(value.to_string())
+}
+
+pub(super) fn number(value: u64) -> serde_cbor::Value {
+    serde_cbor::Value::Integer(i128::from(value))
+}
+
+impl Cloud {
+    pub(super) fn new(plan: &Plan, sample_s: u64, devices: usize, mutant: Option<Mutant>) -> Result<Self, Broken> {
+        let rules = Rules {
+            grant_min: Octets(20_000),
+            grant_max: Octets(8_000_000),
+            hold_s: plan.hold_s,
+            validity_min_s: 600,
+            policy: Policy {
+                version: 1,
+                sample_s,
+                report_s: plan.report_s,
+                own_charged: plan.own_charged,
+                bootstrap: Octets(64 * 1024),
+                validity_s: plan.validity_s,
+                overhead_permille: 10,
+            },
+            ..Rules::default()
+        };
+        let mut cloud = Self {
+            ledger: Ledger::default(),
+            rules,
+            journal: Vec::new(),
+            inbox: Vec::new(),
+            turn_at: None,
+            down_until: None,
+            ahead: 0,
+            commands: 0,
+            answers: BTreeMap::new(),
+            mutant,
+            refused: BTreeMap::new(),
+        };
+        cloud.furnish(devices, plan)?;
+        Ok(cloud)
+    }
+
+    fn furnish(&mut self, devices: usize, plan: &Plan) -> Result<(), Broken> {
+        let admin: KeyId = id("admin");
+        let mut turn = Turn::new(&mut self.ledger, &self.rules, UnixMillis(ZERO));
+        turn.bootstrap_admin(&admin)?;
+        self.journal.append(&mut turn.entries);
+        let sims = (0..devices)
+            .map(|n| {
+                serde_cbor::Value::Array(vec![
+                    text(format!("8988{n:015}")),
+                    text(format!("90170{n:010}")),
+                    text("operator"),
+                    serde_cbor::Value::Array(vec![text("home"), text("roam")]),
+                    text("iot"),
+                ])
+            })
+            .collect();
+        self.order(None, "fleet-create", &[("fleet", text("fleet"))], 0)?;
+        self.order(None, "sim-import", &[("sims", serde_cbor::Value::Array(sims))], 0)?;
+        let enrolment = [("enrolment", text("batch")), ("fleet", text("fleet")), ("devices", number(1000))];
+        self.order(None, "enrolment-create", &enrolment, 0)?;
+        self.order(Some(&fleet()), "package-buy", &[("volume", number(plan.pool_octets))], 0)?;
+        Ok(())
+    }
+
+    pub(super) fn clock(&self, now: u64) -> UnixMillis {
+        UnixMillis((ZERO + now).saturating_add_signed(self.ahead))
+    }
+
+    /// Carries out a manager's command and commits it. Returns what there is to say.
+    pub(super) fn order(
+        &mut self,
+        fleet: Option<&FleetId>,
+        name: &str,
+        arguments: &[(&str, serde_cbor::Value)],
+        now: u64,
+    ) -> Result<Vec<Outgoing>, Broken> {
+        self.commands += 1;
+        let command = FleetCommand {
+            id: id(&format!("order-{}", self.commands)),
+            expires: UnixMillis(u64::MAX),
+            expected: None,
+            dry: false,
+            name: simquota_shared::ids::Text::clipped(name),
+            args: args(arguments),
+        };
+        let clock = self.clock(now);
+        let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
+        turn.command(fleet, &Kid::first(&"admin"), &command)?;
+        let (mut entries, outgoing) = (std::mem::take(&mut turn.entries), std::mem::take(&mut turn.outgoing));
+        self.journal.append(&mut entries);
+        Ok(outgoing)
+    }
+
+    /// Lets leases run out and packages end.
+    pub(super) fn sweep(&mut self, now: u64) -> Result<Vec<Outgoing>, Broken> {
+        let clock = self.clock(now);
+        let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
+        turn.sweep(1000)?;
+        let (mut entries, outgoing) = (std::mem::take(&mut turn.entries), std::mem::take(&mut turn.outgoing));
+        self.journal.append(&mut entries);
+        Ok(outgoing)
+    }
+
+    /// One batch: decide, commit, answer. A crash gives back what the broker will deliver again.
+    pub(super) fn turn(
+        &mut self,
+        now: u64,
+        names: &[DeviceId],
+        cut: Option<Cut>,
+        dice: &mut Dice,
+    ) -> Result<(Vec<Outgoing>, Vec<Inbound>), String> {
+        let batch = std::mem::take(&mut self.inbox);
+        let clock = self.clock(now);
+        let before = self.ledger_copy_for_mutants();
+        let mut broken = None;
+        let (mut entries, mut outgoing) = (Vec::new(), Vec::new());
+        for message in &batch {
+            let Some(name) = names.get(message.device) else { continue };
+            if let Some(stale) = &before {
+                self.forget_own_writes(stale);
+            }
+            self.tamper_before(name, message);
+            let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
+            match decide(&mut turn, name, message, self.mutant) {
+                Ok(Some(reason)) => *self.refused.entry(reason).or_default() += 1,
+                Ok(None) => {}
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+            entries.append(&mut turn.entries);
+            outgoing.append(&mut turn.outgoing);
+            self.tamper_after(name, message, &mut outgoing);
+        }
+        if let Some(error) = broken {
+            return Err(format!("the ledger broke: {error}"));
+        }
+        if cut == Some(Cut::BeforeCommit) {
+            self.reload()?;
+            let said = if self.mutant == Some(Mutant::AnswerBeforeCommit) { outgoing } else { Vec::new() };
+            return Ok((said, batch));
+        }
+        self.journal.append(&mut entries);
+        match cut {
+            None => Ok((outgoing, Vec::new())),
+            Some(Cut::AmidAnswers) => {
+                self.reload()?;
+                outgoing.truncate(dice.below(outgoing.len() as u64 + 1) as usize);
+                Ok((outgoing, batch))
+            }
+            Some(_) => {
+                self.reload()?;
+                Ok((Vec::new(), batch))
+            }
+        }
+    }
+
+    /// The state from the journal, as after a restart.
+    pub(super) fn reload(&mut self) -> Result<(), String> {
+        let mut ledger = Ledger::default();
+        for entry in &self.journal {
+            ledger.apply(entry).map_err(|broken| format!("the journal does not load: {broken}"))?;
+        }
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    fn ledger_copy_for_mutants(&self) -> Option<Ledger> {
+        (self.mutant == Some(Mutant::NoReadOfOwnWrites)).then(|| self.ledger.clone())
+    }
+
+    /// Balances as they were before the batch: the second operation of it reads the old ones.
+    fn forget_own_writes(&mut self, stale: &Ledger) {
+        for (id, package) in &mut self.ledger.packages {
+            if let Some(old) = stale.packages.get(id) {
+                package.balances = old.balances;
+            }
+        }
+    }
+
+    fn tamper_before(&mut self, name: &DeviceId, message: &Inbound) {
+        let Some(device) = self.ledger.devices.get_mut(name) else { return };
+        let epoch = device.epoch;
+        let Some(axis) = device.epochs.get_mut(&epoch) else { return };
+        match (self.mutant, message.up) {
+            (Some(Mutant::AnswerNotStored), Up::Credit) => axis.last = None,
+            (Some(Mutant::StaleDecided), Up::Credit) => {
+                if let Some(last) = &mut axis.last {
+                    last.number = simquota_shared::units::RequestNumber::ZERO;
+                    last.used = Octets::ZERO;
+                }
+            }
+            (Some(Mutant::SegmentsReversed), Up::Usage) => {
+                axis.segments.make_contiguous().reverse();
+            }
+            _ => {}
+        }
+    }
+
+    fn tamper_after(&mut self, name: &DeviceId, message: &Inbound, outgoing: &mut [Outgoing]) {
+        let now = self.ledger.now;
+        let Some(device) = self.ledger.devices.get_mut(name) else { return };
+        let epoch = device.epoch;
+        let Some(axis) = device.epochs.get_mut(&epoch) else { return };
+        match (self.mutant, message.up) {
+            (Some(Mutant::MarkNotMoved), Up::Usage) => axis.mark = simquota_shared::units::Seq::ZERO,
+            (Some(Mutant::MarkTooFar), Up::Usage) => {
+                axis.mark.0 += 1;
+                retouch::<simquota_shared::message::UsageAck>(outgoing, |ack| ack.mark.0 += 1);
+            }
+            (Some(Mutant::LeaseNotMoved | Mutant::LeaseShortened), Up::Credit) => {
+                let first = now.0 + self.rules.validity_min_s * 500;
+                let lease = UnixMillis(if self.mutant == Some(Mutant::LeaseNotMoved) { first } else { first / 1 });
+                let before = (axis.lease_until, name.clone(), epoch);
+                if self.ledger.index.leases.remove(&before) {
+                    axis.lease_until = lease;
+                    self.ledger.index.leases.insert((lease, name.clone(), epoch));
+                }
+            }
+            (Some(Mutant::CeilingLowered), Up::Credit) => {
+                // The ledger stays as it is: only what the device is told changes.
+                retouch::<simquota_shared::message::CreditAnswer>(outgoing, |answer| {
+                    answer.ceiling.0 += 50_000;
+                });
+            }
+            (Some(Mutant::PushMovesValidity), _) => {
+                retouch::<simquota_shared::message::CreditAnswer>(outgoing, |answer| {
+                    if answer.push.0 > 0
+                        && let Some(until) = &mut answer.valid_until
+                    {
+                        until.0 += 4 * 3_600_000;
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Changes messages of one kind on their way out.
+fn retouch<T>(outgoing: &mut [Outgoing], change: impl Fn(&mut T))
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
+    for message in outgoing {
+        if let Ok(mut decoded) = decode::<T>(&message.payload) {
+            change(&mut decoded);
+            if let Ok(payload) = encode(&decoded) {
+                message.payload = payload;
+            }
+        }
+    }
+}
+
+fn decide(
+    turn: &mut Turn<'_>,
+    name: &DeviceId,
+    message: &Inbound,
+    mutant: Option<Mutant>,
+) -> Result<Option<&'static str>, Broken> {
+    let kid = device_kid();
+    let request = match message.up {
+        Up::Register => decode(&message.payload).map(DeviceRequest::Register),
+        Up::Usage => decode(&message.payload).map(DeviceRequest::Usage),
+        Up::Credit => decode(&message.payload).map(DeviceRequest::Credit),
+        Up::Ack => decode(&message.payload).map(DeviceRequest::Ack),
+        Up::Status => decode(&message.payload).map(DeviceRequest::Status),
+    };
+    let Ok(mut request) = request else {
+        return Ok(Some("undecodable"));
+    };
+    if let (Some(Mutant::ChargedForUsed), DeviceRequest::Credit(credit)) = (mutant, &mut request) {
+        credit.used = Octets::ZERO;
+    }
+    match turn.device(name, &kid, request)? {
+        Verdict::Done | Verdict::Query(_) => Ok(None),
+        Verdict::Refused(refusal) => Ok(Some(refusal.reason)),
+    }
+}
