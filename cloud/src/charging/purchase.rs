@@ -5,19 +5,23 @@ use std::collections::VecDeque;
 
 use simquota_shared::code::Code;
 use simquota_shared::ids::{CommandId, DeviceId, FleetId, PackageId};
-use simquota_shared::message::{Body, Command, Kind};
+use simquota_shared::codec;
+use simquota_shared::message::{Ack, Body, Command, Kind, Outcome};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Epoch, Octets};
 
 use super::credit::device_kid;
 use super::usage::{device_account, pocket};
-use super::{Turn, encoded};
+use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
 use crate::ledger::account::{Move, Pocket, Slot};
 use crate::ledger::entry::{
     Cause, CommandSettled, Commanded, Covered, DebtPaid, PackageBought, PackageEnded, Segment,
     Subject,
 };
+
+/// How far a command's number jumps when the device turns out to know higher ones than we do.
+const NUMBERS_BEHIND: u64 = 1000;
 
 impl Turn<'_> {
     /// Books a purchase and everything that follows from it.
@@ -230,13 +234,18 @@ impl Turn<'_> {
 
     /// Issues a command to a device: durable, sent, and sent again until it is acknowledged or too late.
     pub(super) fn tell(&mut self, id: &DeviceId, body: &Body) -> Result<(), Broken> {
+        self.tell_beyond(id, body, 1)
+    }
+
+    /// Issues a command whose number is `step` beyond the last one.
+    fn tell_beyond(&mut self, id: &DeviceId, body: &Body, step: u64) -> Result<(), Broken> {
         let Some(device) = self.ledger.devices.get(id) else {
             return Ok(());
         };
         let kid = device_kid(device);
         let number = device
             .commands
-            .checked_add(1)
+            .checked_add(step)
             .ok_or(Broken::Balance("no more commands"))?;
         let expires = self
             .now
@@ -287,25 +296,29 @@ impl Turn<'_> {
     }
 
     /// The outcome of a command: settles it once.
-    pub(super) fn command_ack(
-        &mut self,
-        id: &DeviceId,
-        ack: &simquota_shared::message::Ack,
-    ) -> Result<super::Verdict, Broken> {
-        let pending = self
-            .ledger
-            .devices
-            .get(id)
-            .and_then(|device| device.pending.get(&ack.number))
-            .is_some_and(|pending| pending.id == ack.id);
-        if pending {
-            let cause = Cause::CommandSettled(CommandSettled {
-                number: ack.number,
-                outcome: ack.outcome as u64,
-            });
-            self.record(Subject::Device(id.clone()), cause, Vec::new())?;
+    pub(super) fn command_ack(&mut self, id: &DeviceId, ack: &Ack) -> Result<Verdict, Broken> {
+        let Some(device) = self.ledger.devices.get(id) else {
+            return Ok(Verdict::Done);
+        };
+        let Some(pending) = device.pending.get(&ack.number).filter(|pending| pending.id == ack.id) else {
+            return Ok(Verdict::Done);
+        };
+        let newest = device.commands == ack.number;
+        let command = codec::decode::<Command>(&pending.message).ok();
+        let cause = Cause::CommandSettled(CommandSettled {
+            number: ack.number,
+            outcome: ack.outcome as u64,
+        });
+        self.record(Subject::Device(id.clone()), cause, Vec::new())?;
+        // The newest command superseded by one that we know nothing of: a backup was restored, and our numbers are
+        // behind the device's. Further on we meet none that it has seen.
+        if let Some(command) = command
+            && newest
+            && ack.outcome == Outcome::Superseded
+        {
+            self.tell_beyond(id, &command.body, NUMBERS_BEHIND)?;
         }
-        Ok(super::Verdict::Done)
+        Ok(Verdict::Done)
     }
 
     /// Ends a package: what is available expires, or is refunded when it was cancelled.

@@ -6,6 +6,7 @@ use simquota_shared::ids::{DeviceId, Iccid, ZoneId};
 use simquota_shared::codec;
 use simquota_shared::message::{Command, Outcome, RegisterAnswer, RegisterRequest};
 use simquota_shared::topic::Down;
+use simquota_shared::units::{Octets, Seq};
 
 use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
@@ -48,7 +49,6 @@ impl Turn<'_> {
                 || device.generation != u64::from(kid.generation)
         });
         let orphans = known.is_some_and(|device| device.epoch != request.epoch);
-        let fresh = known.is_none_or(|device| device.epoch != request.epoch);
         if news {
             self.close_before(id, request)?;
             let cause = self.registered(id, kid, request, iccid)?;
@@ -63,10 +63,6 @@ impl Turn<'_> {
         }
         let answer = self.registration(id, request, Code::SUCCESS, false);
         self.say(id, kid, Down::Register, encoded(&answer)?, false);
-        if fresh {
-            // New to this ledger, but perhaps not to the device: after a restored backup it has to send all it has.
-            self.say_mark(id, kid, request.epoch)?;
-        }
         Ok(Verdict::Done)
     }
 
@@ -212,6 +208,7 @@ impl Turn<'_> {
         retry: bool,
     ) -> RegisterAnswer {
         let device = self.ledger.devices.get(id).filter(|_| code.is_success());
+        let axis = device.and_then(|device| device.epochs.get(&request.epoch));
         RegisterAnswer {
             epoch: request.epoch,
             boot: request.boot,
@@ -227,6 +224,8 @@ impl Turn<'_> {
                     .unwrap_or_else(|| self.rules.policy.clone())
             }),
             retry_s: retry.then_some(self.rules.retry_s),
+            mark: axis.map_or(Seq::ZERO, |axis| axis.mark),
+            total: axis.map_or(Octets::ZERO, |axis| axis.charged),
         }
     }
 }

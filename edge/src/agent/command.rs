@@ -52,8 +52,8 @@ impl Agent {
         }
         let late = self
             .time
-            .wall_ms(self.now)
-            .is_some_and(|wall| wall > command.expires.0);
+            .cloud_ms(self.now)
+            .is_some_and(|cloud| cloud > command.expires.0);
         late.then_some(Outcome::Expired)
     }
 

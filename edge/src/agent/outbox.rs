@@ -6,7 +6,7 @@
 
 use simquota_shared::code::Code;
 use simquota_shared::codec;
-use simquota_shared::message::UsageAck;
+use simquota_shared::message::{RegisterAnswer, UsageAck};
 use simquota_shared::units::{Octets, Seq, UnixMillis};
 
 use super::Agent;
@@ -329,16 +329,32 @@ impl Agent {
             return;
         }
         self.outbox.fresh_from = ack.now.next();
+        self.mark_fell(ack.mark, ack.total);
+    }
+
+    /// The registration answer says where the ledger stands with this epoch.
+    pub(super) fn on_registered_mark(&mut self, answer: &RegisterAnswer) {
+        let fresh = self.outbox.fresh_from.is_none_or(|from| answer.now >= from);
+        self.outbox.fresh_from = self.outbox.fresh_from.max(Some(answer.now));
+        let waiting = u64::try_from(self.rows.len()).unwrap_or(u64::MAX);
+        if answer.mark > Seq(self.state.last_seq().beyond(Seq(waiting))) {
+            self.disagree(Disagreement::AckAhead);
+        } else if fresh && answer.mark < self.state.acked {
+            self.mark_fell(answer.mark, answer.total);
+        }
+    }
+
+    fn mark_fell(&mut self, mark: Seq, total: Octets) {
         self.outbox.doubts = 0;
         self.notices.push(Notice::MarkFell {
-            to: ack.mark,
+            to: mark,
             from: self.state.acked,
         });
-        self.state.acked = ack.mark;
-        self.state.acked_total = ack.total;
+        self.state.acked = mark;
+        self.state.acked_total = total;
         self.dirty = true;
         self.outbox.worth = self.state.last_seq();
-        self.outbox.rewind(ack.mark);
+        self.outbox.rewind(mark);
         self.report();
     }
 }

@@ -4,7 +4,7 @@
 use simquota_shared::code::Code;
 use simquota_shared::codec;
 use simquota_shared::ids::Iccid;
-use simquota_shared::message::{Policy, Reason, RegisterAnswer, RegisterRequest};
+use simquota_shared::message::{Kind, Policy, Reason, RegisterAnswer, RegisterRequest};
 
 use super::Agent;
 use super::effects::{Disagreement, Notice, Up};
@@ -109,7 +109,7 @@ impl Agent {
         }
         self.registration.accepted = true;
         self.registration.wait.reset();
-        self.outbox.fresh_from = self.outbox.fresh_from.max(Some(answer.now));
+        self.on_registered_mark(answer);
         if let Some(first_ms) = self.registration.first_ms {
             self.take_server_time(first_ms, answer.now.0);
         }
@@ -160,6 +160,11 @@ impl Agent {
         };
         self.asking.valid = None;
         self.wish_initial(Reason::CONDITION);
+        let ending = self.off || self.shutting.is_some() || self.retiring.is_some();
+        if self.state.suspended && self.asking.wish.is_none() && !ending {
+            // Who does not know us does not know of the suspension either; and who does answers 4010.
+            self.asking.wish = Some((Kind::Initial, Reason::CONDITION));
+        }
     }
 
     /// Applies a policy unless it is older than the one in force.

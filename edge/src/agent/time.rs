@@ -45,6 +45,13 @@ impl Time {
             .and_then(|offset| now.mono_ms.checked_add_signed(offset))
     }
 
+    /// The cloud's time, as far as its answers told it. What the cloud dates is judged by this alone: a device's
+    /// own clock may be a day ahead, and would refuse every command as expired.
+    pub(super) fn cloud_ms(&self, now: Now) -> Option<u64> {
+        self.server
+            .and_then(|offset| now.mono_ms.checked_add_signed(offset))
+    }
+
     pub(super) fn stamp(&self, now: Now) -> Stamp {
         match self.wall_ms(now) {
             Some(wall) => Stamp {

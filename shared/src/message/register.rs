@@ -3,7 +3,7 @@
 use super::policy::Policy;
 use crate::code::Code;
 use crate::ids::{Iccid, Text, ZoneId};
-use crate::units::{Boot, Epoch, Octets, UnixMillis};
+use crate::units::{Boot, Epoch, Octets, Seq, UnixMillis};
 
 crate::wire! {
     /// The end of the epoch before this one, told once by a device that still knows it. `[epoch, total]`
@@ -55,7 +55,7 @@ crate::wire! {
 }
 
 crate::wire! {
-    /// The cloud's answer. `[1, epoch, boot, code, now, sim / null, policy / null, retry_s / null]`
+    /// The cloud's answer. `[1, epoch, boot, code, now, sim / null, policy / null, retry_s / null, mark, total]`
     pub struct RegisterAnswer[version] {
         /// The epoch of the request.
         pub epoch: Epoch,
@@ -71,5 +71,11 @@ crate::wire! {
         pub policy: Option<Policy>,
         /// When to ask again after a refusal, in seconds.
         pub retry_s: Option<u64>,
+        /// Every sample of the epoch up to this number is in the ledger: a device that was told of a higher one
+        /// learns here that the cloud was restored from an older backup, one that has fewer that its flash was
+        /// rolled back.
+        pub mark: Seq,
+        /// The used total at the mark.
+        pub total: Octets,
     }
 }

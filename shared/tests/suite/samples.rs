@@ -106,6 +106,8 @@ fn registers() -> Vec<Sample> {
         sim: None,
         policy: None,
         retry_s: Some(3600),
+        mark: Seq::ZERO,
+        total: Octets::ZERO,
     };
     let accepted = RegisterAnswer {
         code: Code::SUCCESS,

@@ -275,6 +275,8 @@ fn register(page: &mut Page) {
             ..Policy::DEFAULT
         }),
         retry_s: None,
+        mark: Seq(0),
+        total: Octets(0),
     };
     let (to, from) = topics(page, Up::Register, Down::Register);
     page.message("register-up", &up, &to);

@@ -104,7 +104,8 @@ impl Body {
             {
                 self.total().saturating_sub(position.up + position.down)
             }
-            _ => self.total(),
+            Some(_) => self.total(),
+            None => self.total() - self.baseline,
         }
     }
 }
@@ -199,7 +200,7 @@ impl Simulation {
     }
 
     /// A device that the restored cloud forgot something about is settled once it has cut and heard the answer.
-    pub(super) fn unsettled_hears(&mut self, n: usize, input: &Input) {
+    pub(super) fn unsettled_hears(&mut self, n: usize, input: &Input, payload: &[u8]) {
         let Input::Credit(answer) = input else { return };
         let Some(agent) = self.devices.get(n).and_then(|device| device.agent.as_ref()) else { return };
         let state = agent.state();
@@ -208,7 +209,9 @@ impl Simulation {
             .outstanding
             .as_ref()
             .is_some_and(|request| request.kind != Kind::Update && request.number == answer.number);
-        if cut && answer.epoch == state.epoch && answer.code.is_decision() {
+        let key = (self.devices[n].body.id.clone(), answer.epoch.value(), answer.number.value());
+        let before = self.cloud.forgotten.get(&key).is_some_and(|old| old == payload);
+        if cut && answer.epoch == state.epoch && answer.code.is_decision() && !before {
             self.unsettled.remove(&n);
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Cloud {
     pub(super) commands: u64,
     /// Answers given, by device, epoch and number: they must never differ.
     pub(super) answers: BTreeMap<(DeviceId, u64, u64), Vec<u8>>,
+    /// Answers that a restored backup knows nothing of.
+    pub(super) forgotten: BTreeMap<(DeviceId, u64, u64), Vec<u8>>,
     pub(super) mutant: Option<Mutant>,
     pub(super) refused: BTreeMap<&'static str, u64>,
 }
@@ -114,6 +116,7 @@ impl Cloud {
             ahead: 0,
             commands: 0,
             answers: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             mutant,
             refused: BTreeMap::new(),
         };

@@ -71,8 +71,10 @@ pub(super) struct Body {
     pub(super) lost: u64,
     /// Octets durably metered in epochs that are over.
     pub(super) past: BTreeMap<Epoch, Past>,
-    /// Metering has begun in this epoch.
-    pub(super) baseline: bool,
+    /// The agent has not read yet.
+    pub(super) first_reading: bool,
+    /// The counter's total at which metering began, while no position is stored.
+    pub(super) baseline: u64,
     /// The flash was rolled back in this epoch; ever.
     pub(super) rolled: bool,
     pub(super) rolled_ever: bool,
@@ -125,11 +127,12 @@ impl Body {
     }
 
     pub(super) fn reading(&mut self) -> Reading {
-        // The first reading of an epoch without a position is where metering begins.
-        if !self.baseline && self.disk.state.as_ref().is_none_or(|state| state.position.is_none()) {
-            self.lost += self.total();
+        // An agent's first reading without a stored position is where metering begins.
+        if self.first_reading && self.disk.state.as_ref().is_none_or(|state| state.position.is_none()) {
+            self.lost += self.total() - self.baseline;
+            self.baseline = self.total();
         }
-        self.baseline = true;
+        self.first_reading = false;
         self.read_at = self.total();
         Reading {
             identity: Identity {

@@ -231,7 +231,8 @@ impl Simulation {
                 really: 0,
                 lost: 0,
                 past: BTreeMap::new(),
-                baseline: false,
+                first_reading: true,
+                baseline: 0,
                 rolled: false,
                 rolled_ever: false,
                 dice,
@@ -357,6 +358,7 @@ impl Simulation {
             return;
         }
         device.body.now = now;
+        device.body.first_reading = true;
         device.life += 1;
         let stored = device.body.stored();
         let fresh = Epoch(self.dice.next() >> 1);
@@ -458,6 +460,7 @@ impl Simulation {
         device.body.disk = Disk { state: Some(state), rows: BTreeMap::new() };
         device.connected = false;
         device.life += 1;
+        device.wake_at = None;
         self.figures.new_epochs += 1;
         self.tell(|| format!("dev{n}"), || format!("begins epoch {epoch}, closes {before} at {used}"));
         let at = self.now + 1000;
@@ -487,6 +490,7 @@ impl Simulation {
         let body = &mut self.devices[n].body;
         let unaccounted = body.unaccounted();
         body.lost += unaccounted;
+        body.baseline = 0;
         body.up = 0;
         body.down = 0;
         body.read_at = 0;
@@ -710,7 +714,7 @@ impl Simulation {
             Ok(input) => {
                 let input = self.tamper_input(n, input);
                 if matches!(input, Input::Credit(_) | Input::Register(_)) {
-                    self.unsettled_hears(n, &input);
+                    self.unsettled_hears(n, &input, payload);
                 }
                 self.step(n, input);
             }
@@ -875,6 +879,7 @@ impl Simulation {
         }
         let body = &mut self.devices[n].body;
         body.index += 1;
+        body.baseline = 0;
         // The limit moves with the counter.
         body.limit = body.limit.saturating_sub(body.total());
         body.up = 0;
@@ -894,9 +899,9 @@ impl Simulation {
             self.devices[n].off_sim = false;
             self.step(n, Input::ReturnSim);
         } else {
+            // The traffic goes elsewhere from now on, also when the process dies in the step.
+            self.devices[n].off_sim = true;
             self.step(n, Input::LeaveSim);
-            // The process may have died in the step; then the next one finds itself on the SIM.
-            self.devices[n].off_sim = self.devices[n].agent.is_some();
         }
     }
 
@@ -915,7 +920,7 @@ impl Simulation {
         device.body.past.insert(state.epoch, Past { used: state.used.value(), closed: with_mirror });
         device.body.rolled = false;
         device.body.disk = Disk::default();
-        device.body.baseline = false;
+        device.body.baseline = 0;
         // A factory reset boots the machine.
         device.body.up = 0;
         device.body.down = 0;
@@ -970,7 +975,7 @@ impl Simulation {
         self.tell(|| "cloud".to_owned(), || format!("is restored from a backup at entry {keep}"));
         self.cloud.journal.truncate(keep);
         self.backup = keep;
-        self.cloud.answers.clear();
+        self.cloud.forgotten = std::mem::take(&mut self.cloud.answers);
         self.restored = true;
         self.retained.clear();
         if let Err(what) = self.cloud.reload() {
@@ -1058,8 +1063,10 @@ impl Simulation {
         self.cloud.down_until = None;
         self.schedule_turn();
         for n in 0..self.devices.len() {
+            // A backup may be older than a suspension: then only the device knows of it, and somebody must resume it.
+            let told = self.devices[n].body.disk.state.as_ref().is_some_and(|state| state.suspended);
             let suspended = self.cloud.ledger.devices.get(&self.names[n]).is_some_and(|device| device.suspended);
-            if suspended {
+            if suspended || told {
                 let pairs = [("device", text(&self.names[n]))];
                 self.order(&fleet, "device-resume", &pairs);
             }

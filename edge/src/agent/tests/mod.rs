@@ -317,7 +317,9 @@ impl Bench {
     }
 
     fn register(&mut self) {
-        self.give(Input::Register(registered(self.state().boot)));
+        let mut answer = registered(self.state().boot);
+        answer.mark = self.state().acked;
+        self.give(Input::Register(answer));
     }
 
     fn cloud_now(&self) -> UnixMillis {
@@ -407,7 +409,7 @@ fn registered(boot: Boot) -> RegisterAnswer {
         }),
         policy: Some(policy()),
         retry_s: None,
-    }
+    }, mark: simquota_shared::units::Seq::ZERO, total: simquota_shared::units::Octets::ZERO }, mark: simquota_shared::units::Seq::ZERO, total: simquota_shared::units::Octets::ZERO }
 }
 
 /// A grant up to `ceiling`, valid for an hour, with 20 % of what is granted as threshold.

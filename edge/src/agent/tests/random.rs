@@ -276,6 +276,7 @@ impl Life {
                 let request: RegisterRequest = codec::decode(&message.payload).unwrap();
                 let mut answer = registered(request.boot);
                 answer.now = now;
+                answer.mark = simquota_shared::units::Seq(self.cloud.mark);
                 self.down.push(Input::Register(answer));
             }
             Up::Credit => {
