@@ -9,6 +9,7 @@
 
 mod broker;
 mod process;
+mod simulator;
 
 /// Named so that it is started last: tests start in the order of their names.
 mod zz {

@@ -137,6 +137,15 @@ impl Simulation {
         {
             return Some(format!("{} octets are charged, {} were durably metered", axis.charged, durable.used));
         }
+        if let Some(axis) = axis
+            && !body.rolled
+            && !axis.closed
+            && !self.restored
+            && durable.last_seq() > axis.mark
+            && body.disk.rows.values().find(|row| row.last() > axis.mark).is_none_or(|row| row.seq.value() > axis.mark.value() + 1)
+        {
+            return Some(format!("samples after {} are gone from the device, and not in the ledger", axis.mark));
+        }
         let agent = device.agent.as_ref()?;
         let state = agent.state();
         let axis = found.and_then(|found| found.epochs.get(&state.epoch));

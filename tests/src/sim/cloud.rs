@@ -10,7 +10,8 @@ use simquota_edge::agent::Up;
 use simquota_shared::codec::{decode, encode};
 use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, FleetId, KeyId};
-use simquota_shared::message::{FleetCommand, Policy};
+use simquota_shared::message::{CreditAnswer, FleetCommand, Kind, Policy, UsageAck, UsageBatch};
+use simquota_shared::topic::{Down, Topic};
 use simquota_shared::units::{Octets, UnixMillis};
 
 use super::dice::Dice;
@@ -52,6 +53,9 @@ pub(super) struct Cloud {
     pub(super) answers: BTreeMap<(DeviceId, u64, u64), Vec<u8>>,
     /// Answers that a restored backup knows nothing of.
     pub(super) forgotten: BTreeMap<(DeviceId, u64, u64), Vec<u8>>,
+    /// For the broken variants: what was before the request.
+    lease_before: UnixMillis,
+    closed_before: bool,
     pub(super) mutant: Option<Mutant>,
     pub(super) refused: BTreeMap<&'static str, u64>,
 }
@@ -117,6 +121,8 @@ impl Cloud {
             commands: 0,
             answers: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            lease_before: UnixMillis::ZERO,
+            closed_before: false,
             mutant,
             refused: BTreeMap::new(),
         };
@@ -206,8 +212,9 @@ impl Cloud {
                 self.forget_own_writes(stale);
             }
             self.tamper_before(name, message);
+            let debit = self.debit_on_credit(name, message);
             let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
-            match decide(&mut turn, name, message, self.mutant) {
+            match decide(&mut turn, name, message, debit) {
                 Ok(Some(reason)) => *self.refused.entry(reason).or_default() += 1,
                 Ok(None) => {}
                 Err(error) => {
@@ -265,6 +272,35 @@ impl Cloud {
         }
     }
 
+    /// The debit that a credit request must not be.
+    fn debit_on_credit(&self, name: &DeviceId, message: &Inbound) -> Option<UsageBatch> {
+        if self.mutant != Some(Mutant::DebitOnCredit) || message.up != Up::Credit {
+            return None;
+        }
+        let request: simquota_shared::message::CreditRequest = decode(&message.payload).ok()?;
+        let device = self.ledger.devices.get(name)?;
+        let axis = device.epochs.get(&request.epoch)?;
+        let octets = request.used.checked_sub(axis.charged.value()).filter(|octets| octets.value() > 0)?;
+        Some(UsageBatch {
+            epoch: request.epoch,
+            boot: device.boot,
+            iccid: device.iccid.clone(),
+            zone: request.zone,
+            first: axis.mark.next()?,
+            clock: 0,
+            t0: 0,
+            interval_s: 60,
+            total: request.used,
+            dt: Vec::new(),
+            up: vec![0],
+            down: vec![octets.value()],
+            own: Vec::new(),
+            flags: Vec::new(),
+            spans: Vec::new(),
+            unsure: Vec::new(),
+        })
+    }
+
     fn tamper_before(&mut self, name: &DeviceId, message: &Inbound) {
         let Some(device) = self.ledger.devices.get_mut(name) else { return };
         let epoch = device.epoch;
@@ -280,12 +316,16 @@ impl Cloud {
             (Some(Mutant::SegmentsReversed), Up::Usage) => {
                 axis.segments.make_contiguous().reverse();
             }
+            (Some(Mutant::LeaseNotMoved), Up::Credit) => self.lease_before = axis.lease_until,
+            (Some(Mutant::LateDropped), Up::Usage) => {
+                self.closed_before = axis.closed;
+                axis.closed |= !axis.late.is_empty();
+            }
             _ => {}
         }
     }
 
     fn tamper_after(&mut self, name: &DeviceId, message: &Inbound, outgoing: &mut [Outgoing]) {
-        let now = self.ledger.now;
         let Some(device) = self.ledger.devices.get_mut(name) else { return };
         let epoch = device.epoch;
         let Some(axis) = device.epochs.get_mut(&epoch) else { return };
@@ -293,31 +333,46 @@ impl Cloud {
             (Some(Mutant::MarkNotMoved), Up::Usage) => axis.mark = simquota_shared::units::Seq::ZERO,
             (Some(Mutant::MarkTooFar), Up::Usage) => {
                 axis.mark.0 += 1;
-                retouch::<simquota_shared::message::UsageAck>(outgoing, |ack| ack.mark.0 += 1);
+                retouch::<UsageAck>(outgoing, Down::Usage, |ack| ack.mark.0 += 1);
             }
             (Some(Mutant::LeaseNotMoved | Mutant::LeaseShortened), Up::Credit) => {
-                let first = now.0 + self.rules.validity_min_s * 500;
-                let lease = UnixMillis(if self.mutant == Some(Mutant::LeaseNotMoved) { first } else { first / 1 });
+                let Some(last) = axis.last.as_ref().filter(|last| last.kind == Kind::Update) else { return };
+                let lease = match (self.mutant, last.valid_until) {
+                    (Some(Mutant::LeaseNotMoved), _) => self.lease_before,
+                    (_, Some(until)) => UnixMillis(last.decided.value() + 2 * until.beyond(last.decided)),
+                    (_, None) => return,
+                };
                 let before = (axis.lease_until, name.clone(), epoch);
                 if self.ledger.index.leases.remove(&before) {
                     axis.lease_until = lease;
                     self.ledger.index.leases.insert((lease, name.clone(), epoch));
                 }
             }
-            (Some(Mutant::CeilingLowered), Up::Credit) => {
-                // The ledger stays as it is: only what the device is told changes.
-                retouch::<simquota_shared::message::CreditAnswer>(outgoing, |answer| {
+            (Some(Mutant::LateDropped), Up::Usage) => axis.closed = self.closed_before,
+            (Some(Mutant::CeilingPromised), Up::Credit) => {
+                retouch::<CreditAnswer>(outgoing, Down::Credit, |answer| {
                     answer.ceiling.0 += 50_000;
                 });
             }
-            (Some(Mutant::PushMovesValidity), _) => {
-                retouch::<simquota_shared::message::CreditAnswer>(outgoing, |answer| {
-                    if answer.push.0 > 0
-                        && let Some(until) = &mut answer.valid_until
-                    {
-                        until.0 += 4 * 3_600_000;
+            (Some(Mutant::CeilingLowered), Up::Credit) => {
+                // Half of what is left is taken back, in the ledger and in the answer.
+                let keep = Octets(axis.ceiling.beyond(axis.charged) / 2);
+                let update = axis.last.as_ref().is_some_and(|last| last.kind == Kind::Update);
+                if update && keep > Octets::ZERO {
+                    let (kept, gone) = axis.split(keep);
+                    axis.segments = kept;
+                    axis.ceiling = Octets(axis.charged.value() + keep.value());
+                    let ceiling = axis.ceiling;
+                    for segment in gone {
+                        if let Some(package) =
+                            segment.package.and_then(|package| self.ledger.packages.get_mut(&package))
+                        {
+                            package.balances.reserved.0 -= segment.octets.value();
+                            package.balances.available.0 += segment.octets.value();
+                        }
                     }
-                });
+                    retouch::<CreditAnswer>(outgoing, Down::Credit, |answer| answer.ceiling = ceiling);
+                }
             }
             _ => {}
         }
@@ -325,12 +380,15 @@ impl Cloud {
 }
 
 /// Changes messages of one kind on their way out.
-fn retouch<T>(outgoing: &mut [Outgoing], change: impl Fn(&mut T))
+fn retouch<T>(outgoing: &mut [Outgoing], down: Down, change: impl Fn(&mut T))
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
     for message in outgoing {
-        if let Ok(mut decoded) = decode::<T>(&message.payload) {
+        // The topic says what it is: without it one kind can decode as another.
+        if matches!(&message.topic, Topic::Down(_, found) if *found == down)
+            && let Ok(mut decoded) = decode::<T>(&message.payload)
+        {
             change(&mut decoded);
             if let Ok(payload) = encode(&decoded) {
                 message.payload = payload;
@@ -343,7 +401,7 @@ fn decide(
     turn: &mut Turn<'_>,
     name: &DeviceId,
     message: &Inbound,
-    mutant: Option<Mutant>,
+    debit: Option<UsageBatch>,
 ) -> Result<Option<&'static str>, Broken> {
     let kid = device_kid();
     let request = match message.up {
@@ -353,11 +411,11 @@ fn decide(
         Up::Ack => decode(&message.payload).map(DeviceRequest::Ack),
         Up::Status => decode(&message.payload).map(DeviceRequest::Status),
     };
-    let Ok(mut request) = request else {
+    let Ok(request) = request else {
         return Ok(Some("undecodable"));
     };
-    if let (Some(Mutant::ChargedForUsed), DeviceRequest::Credit(credit)) = (mutant, &mut request) {
-        credit.used = Octets::ZERO;
+    if let Some(debit) = debit {
+        turn.device(name, &kid, DeviceRequest::Usage(debit))?;
     }
     match turn.device(name, &kid, request)? {
         Verdict::Done | Verdict::Query(_) => Ok(None),

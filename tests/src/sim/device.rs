@@ -290,10 +290,31 @@ impl World for Body {
 }
 
 impl Body {
+    /// The disk is under pressure: two rows become one, with all sums kept. They may have been sent before.
+    fn merge(&mut self, acked: Seq) {
+        let waiting: Vec<Row> = self.disk.rows.values().filter(|row| row.seq > acked).cloned().collect();
+        let at = self.dice.below(waiting.len() as u64) as usize;
+        let (Some(one), Some(two)) = (waiting.get(at), waiting.get(at + 1)) else { return };
+        let Some(mut merged) = one.merged(two) else { return };
+        if self.mutant == Some(Mutant::MergedByFirst) {
+            merged.count = 1;
+        }
+        if self.mutant == Some(Mutant::MergedByLast) {
+            merged.seq = merged.last();
+            merged.count = 1;
+        }
+        self.disk.rows.remove(&one.last().value());
+        self.disk.rows.remove(&two.last().value());
+        self.disk.rows.insert(merged.last().value(), merged);
+    }
+
     fn write(&mut self, commit: Commit) {
         let Commit { state, rows } = commit;
         for row in rows {
             self.disk.rows.insert(row.last().value(), row);
+        }
+        if self.dice.permille(20) {
+            self.merge(state.acked);
         }
         // Acknowledged rows go, but for the last few: compaction is lazy.
         let keep_from = Seq(state.acked.value().saturating_sub(self.dice.below(30)));

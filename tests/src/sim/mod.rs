@@ -14,6 +14,8 @@
 //! stores took; outboxes are empty; commands are settled; no reservation without a live lease; nobody without quota
 //! while balance exists; the journal's audit holds.
 
+#![doc = include_str!("FOUND.md")]
+
 mod check;
 mod cloud;
 mod device;

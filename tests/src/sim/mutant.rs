@@ -53,8 +53,10 @@ mutants! {
     MarkNotMoved = "mark-not-moved",
     /// The cloud moves the mark further than the debit.
     MarkTooFar = "mark-too-far",
-    /// The cloud's answer to an update names a ceiling below the last one, and its ledger with it.
+    /// The cloud's ledger lowers the ceiling with an update, while the device takes the larger one (R6).
     CeilingLowered = "ceiling-lowered",
+    /// The cloud says a higher ceiling than it booked.
+    CeilingPromised = "ceiling-promised",
     /// The cloud takes segments from the wrong end.
     SegmentsReversed = "segments-reversed",
     /// The cloud acknowledges usage after a lapse without charging it.
@@ -63,12 +65,10 @@ mutants! {
     LeaseNotMoved = "lease-not-moved",
     /// The cloud shortens the lease with an update that the device may never hear.
     LeaseShortened = "lease-shortened",
-    /// The cloud works at what is charged instead of the used total of the request (R6).
-    ChargedForUsed = "charged-for-used",
-    /// A push moves validity (R7).
-    PushMovesValidity = "push-moves-validity",
     /// A merged sample is numbered by its first only.
     MergedByFirst = "merged-by-first",
+    /// A merged sample is numbered by its last only.
+    MergedByLast = "merged-by-last",
     /// Two operations of one batch read the same balance.
     NoReadOfOwnWrites = "no-read-of-own-writes",
 }

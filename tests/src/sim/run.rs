@@ -267,6 +267,9 @@ impl Simulation {
             if at >= busy && !self.resting {
                 self.now = busy;
                 self.rest();
+                if matches!(event, Event::Burst(_) | Event::Fault(_)) {
+                    continue;
+                }
             }
             if self.resting && !prodded && at >= busy + REST {
                 // Whoever has no quota now while balance exists is stuck: each tries one octet more.
@@ -544,6 +547,11 @@ impl Simulation {
         if self.resting { 1 + self.dice.below(200) } else { 1 + self.dice.spread(self.plan.delay_ms) }
     }
 
+    /// A broker may keep a copy for hours, and deliver it to whoever is there then.
+    fn held(&mut self, copy: u64) -> u64 {
+        if copy > 0 && self.dice.permille(300) { self.dice.spread(3 * HOUR) } else { 0 }
+    }
+
     /// How often a message arrives.
     fn copies(&mut self) -> u64 {
         if self.resting {
@@ -563,8 +571,8 @@ impl Simulation {
         if self.mutant == Some(Mutant::DeleteOnPuback) && up == Up::Usage {
             self.delete_on_puback(n, &payload);
         }
-        for _ in 0..self.copies() {
-            let at = self.now + self.delay();
+        for copy in 0..self.copies() {
+            let at = self.now + self.delay() + self.held(copy);
             self.at(at, Event::Arrive(Inbound { device: n, up, payload: payload.clone() }));
         }
     }
@@ -692,8 +700,8 @@ impl Simulation {
             if message.retain {
                 self.retained.insert(n, message.payload.clone());
             }
-            for _ in 0..self.copies() {
-                let (at, life) = (self.now + self.delay(), self.devices[n].life);
+            for copy in 0..self.copies() {
+                let (at, life) = (self.now + self.delay() + self.held(copy), self.devices[n].life);
                 self.at(at, Event::Deliver(n, life, *down, message.payload.clone()));
             }
         }
@@ -736,9 +744,6 @@ impl Simulation {
                 if let Some(until) = &mut answer.valid_until {
                     until.0 += 3 * (until.0 - answer.decided.0);
                 }
-            }
-            (Some(Mutant::MergedByFirst), Input::UsageAck(ack)) => {
-                ack.mark.0 = ack.mark.0.saturating_sub(u64::from(ack.mark.0 > 3));
             }
             _ => {}
         }
