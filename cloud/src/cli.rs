@@ -1,0 +1,427 @@
+//! The program `simquota-cloud`: the service, and commands to it as a client of the broker.
+//!
+//! Exit codes: 0 done, 1 refused (the service said no, or an audit does not hold), 2 failed.
+//! stdout is data, stderr is talk.
+
+mod ask;
+mod device;
+mod enrol;
+mod init;
+mod ledger;
+mod package;
+mod platform;
+mod serve;
+mod show;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, PackageId, ZoneId};
+use simquota_shared::units::{Octets, parse_octets};
+
+pub use ask::Refused;
+
+const REFUSED: u8 = 1;
+const FAILED: u8 = 2;
+
+const EXAMPLES: &str = "\
+From nothing to a device with 10 MB:
+  simquota-cloud init                                   cloud.toml, data folder, keys
+  simquota-cloud serve &                                needs an MQTT 5 broker, see cloud.toml
+  simquota-cloud fleet create acme                      a fleet, and the key acme-manager
+  simquota-cloud sim import sims.csv                    lines: iccid,imsi,operator,zones,apn
+  simquota-cloud enrol batch create spring --fleet acme a key that admits devices
+  simquota-cloud enrol tracker-1 --batch spring         prints the device's enrolment string
+  simquota-cloud package buy --fleet acme --volume 10MB for all of the fleet's devices
+  simquota-cloud device list
+  simquota-cloud explain tracker-1                      where each octet went
+  simquota-cloud audit                                  every balance anew, from the journal";
+
+/// The service of prepaid data for cloud SIMs, and the commands to it.
+#[derive(Debug, Parser)]
+#[command(name = "simquota-cloud", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// The configuration: where the data folder and the broker are
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "cloud.toml",
+        env = "SIMQUOTA_CLOUD_CONFIG",
+        hide_env_values = true
+    )]
+    config: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+    /// Whose key: a name in the data folder, or a key file
+    #[arg(long, global = true, value_name = "KEY", default_value = crate::io::keys::ADMIN)]
+    key: String,
+    /// How long to wait for the service's answer
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    wait_s: u64,
+    /// The command's id: the same id again gets the same answer and does nothing twice
+    #[arg(long, global = true, value_name = "ID")]
+    id: Option<CommandId>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make configuration, data folder and keys; what exists stays as it is
+    #[command(after_help = "Example: simquota-cloud init --broker 127.0.0.1:1884")]
+    Init {
+        /// The broker to write into a new configuration
+        #[arg(long, value_name = "HOST:PORT")]
+        broker: Option<String>,
+        /// The service's name to write into a new configuration
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Run the service until SIGTERM or Ctrl-C
+    Serve,
+    /// Fleets
+    #[command(subcommand)]
+    Fleet(FleetCommand),
+    /// The pool of SIMs
+    #[command(subcommand)]
+    Sim(SimCommand),
+    /// Admit devices: make a batch's key, or print a device's enrolment string
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Examples:\n  simquota-cloud enrol batch create spring --fleet acme --devices 50\n  simquota-cloud enrol tracker-1 --batch spring"
+    )]
+    Enrol(EnrolArgs),
+    /// Packages of prepaid volume
+    #[command(subcommand)]
+    Package(PackageCommand),
+    /// Devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Add up the whole journal anew and check every identity
+    #[command(after_help = "Example: simquota-cloud audit --offline   (the service is stopped)")]
+    Audit {
+        /// Read the store itself, which no service may have open
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Say where each octet of a device went, with the steps of the patent
+    #[command(after_help = "Example: simquota-cloud explain tracker-1 --fleet acme")]
+    Explain {
+        /// Which device
+        device: DeviceId,
+        /// Its fleet; found out when there are few
+        #[arg(long)]
+        fleet: Option<FleetId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum FleetCommand {
+    /// Create a fleet and the key of its manager, FLEET-manager
+    #[command(after_help = "Example: simquota-cloud fleet create acme")]
+    Create {
+        /// Its name: a-z, 0-9 and '-'
+        fleet: FleetId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SimCommand {
+    /// Put SIMs into the pool
+    #[command(
+        after_help = "The file has lines of iccid,imsi,operator,zones,apn; several zones with ';' between them:\n  8988303000000000001,901405100000001,Cloud Mobile,home;roam,internet"
+    )]
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct EnrolArgs {
+    #[command(subcommand)]
+    batch: Option<EnrolCommand>,
+    /// The device to print the enrolment string of
+    #[arg(required = true)]
+    device: Option<DeviceId>,
+    /// The batch that admits it
+    #[arg(long = "batch", value_name = "BATCH", required = true)]
+    of: Option<EnrolmentId>,
+}
+
+#[derive(Debug, Subcommand)]
+enum EnrolCommand {
+    /// Keys that admit a batch of devices
+    #[command(subcommand)]
+    Batch(BatchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum BatchCommand {
+    /// Make a key that admits devices to a fleet
+    Create {
+        /// Its name
+        batch: EnrolmentId,
+        /// The fleet that its devices belong to
+        #[arg(long)]
+        fleet: FleetId,
+        /// How many devices it admits
+        #[arg(long, default_value_t = 1000)]
+        devices: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PackageCommand {
+    /// Buy a package for a device, or for a fleet's pool
+    #[command(
+        after_help = "Examples:\n  simquota-cloud package buy --fleet acme --volume 1GB --days 30\n  simquota-cloud package buy --device tracker-1 --volume 10MB --zone home"
+    )]
+    Buy(BuyArgs),
+    /// List a fleet's packages
+    List {
+        /// Which fleet; all whose manager's key is here when not given
+        #[arg(long)]
+        fleet: Option<FleetId>,
+    },
+    /// End a package and refund what is left of it
+    Cancel {
+        /// Which package
+        package: PackageId,
+        /// Its fleet
+        #[arg(long)]
+        fleet: FleetId,
+    },
+    /// Credit octets to a package
+    Credit {
+        /// Which package
+        package: PackageId,
+        /// Its fleet
+        #[arg(long)]
+        fleet: FleetId,
+        /// How much, for example 5MB
+        #[arg(long, value_parser = amount)]
+        volume: Octets,
+        /// Why, for the record
+        #[arg(long)]
+        why: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct BuyArgs {
+    /// For this device
+    #[arg(long, required_unless_present = "fleet")]
+    device: Option<DeviceId>,
+    /// For this fleet's pool; with --device: the device's fleet
+    #[arg(long)]
+    fleet: Option<FleetId>,
+    /// How much, for example 10MB
+    #[arg(long, value_parser = amount)]
+    volume: Octets,
+    /// Valid for so many days; without end when not given
+    #[arg(long)]
+    days: Option<u64>,
+    /// Where it is valid, may be given several times; everywhere when not given
+    #[arg(long = "zone", value_name = "ZONE")]
+    zones: Vec<ZoneId>,
+    /// The lower, the earlier it is used
+    #[arg(long)]
+    priority: Option<u64>,
+    /// The package's name; after the command's id when not given
+    #[arg(long)]
+    package: Option<PackageId>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeviceCommand {
+    /// List devices
+    List {
+        /// Which fleet; all whose manager's key is here when not given
+        #[arg(long)]
+        fleet: Option<FleetId>,
+    },
+    /// Show all of a device
+    Show(DeviceArgs),
+    /// Stop its data, durably
+    Suspend(DeviceArgs),
+    /// Let it ask again
+    Resume(DeviceArgs),
+    /// Take back what it was granted
+    Revoke(DeviceArgs),
+    /// Ask it to report now
+    Report(DeviceArgs),
+}
+
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Which device
+    device: DeviceId,
+    /// Its fleet; found out when there are few
+    #[arg(long)]
+    fleet: Option<FleetId>,
+}
+
+fn amount(text: &str) -> Result<Octets, String> {
+    parse_octets(text).map_err(|error| error.to_string())
+}
+
+/// Runs the program. The first of `args` is its name.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data, mistakes are talk; clap knows which is which.
+            let code = if error.use_stderr() { FAILED } else { 0 };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::from(FAILED),
+            };
+        }
+    };
+    let common = cli.common;
+    match run(&common, cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: what failed, then why, as far as it goes.
+            eprintln!("error: {error:#}");
+            match error.downcast_ref::<Refused>() {
+                Some(refused) => {
+                    if common.json {
+                        drop(print(&format!("{}\n", refused.to_json())));
+                    }
+                    ExitCode::from(REFUSED)
+                }
+                None => ExitCode::from(FAILED),
+            }
+        }
+    }
+}
+
+fn run(common: &Common, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Init { broker, node } => init::run(common, broker.as_deref(), node.as_deref()),
+        Command::Serve => serve::run(common),
+        Command::Fleet(FleetCommand::Create { fleet }) => platform::create_fleet(common, &fleet),
+        Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
+        Command::Enrol(EnrolArgs { batch, device, of }) => match (batch, device, of) {
+            (Some(EnrolCommand::Batch(batch)), _, _) => {
+                let BatchCommand::Create {
+                    batch,
+                    fleet,
+                    devices,
+                } = batch;
+                platform::create_batch(common, &batch, &fleet, devices)
+            }
+            (None, Some(device), Some(batch)) => enrol::print_string(common, &device, &batch),
+            (None, _, _) => {
+                anyhow::bail!("name a device and its batch: see `simquota-cloud enrol --help`")
+            }
+        },
+        Command::Package(command) => match command {
+            PackageCommand::Buy(buy) => package::buy(common, buy),
+            PackageCommand::List { fleet } => package::list(common, fleet.as_ref()),
+            PackageCommand::Cancel { package, fleet } => package::cancel(common, &package, &fleet),
+            PackageCommand::Credit {
+                package,
+                fleet,
+                volume,
+                why,
+            } => package::credit(common, &package, &fleet, volume, &why),
+        },
+        Command::Device(command) => match command {
+            DeviceCommand::List { fleet } => device::list(common, fleet.as_ref()),
+            DeviceCommand::Show(which) => device::show(common, &which),
+            DeviceCommand::Suspend(which) => device::tell(common, &which, "device-suspend"),
+            DeviceCommand::Resume(which) => device::tell(common, &which, "device-resume"),
+            DeviceCommand::Revoke(which) => device::tell(common, &which, "device-revoke"),
+            DeviceCommand::Report(which) => device::tell(common, &which, "device-report"),
+        },
+        Command::Audit { offline: false } => ledger::audit(common),
+        Command::Audit { offline: true } => ledger::audit_offline(common),
+        Command::Explain { device, fleet } => {
+            ledger::explain(common, &DeviceArgs { device, fleet })
+        }
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_arguments_make_sense_to_clap() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_in_the_help_parses() {
+        let mut seen = 0;
+        for line in EXAMPLES
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("simquota-cloud"))
+        {
+            // The explanation stands after two or more spaces, or after one behind the longest command.
+            let end = line.find("  ").unwrap_or(line.len());
+            let command = line.get(..end).unwrap().trim_end_matches(" &");
+            let words = command.trim().split(" a key ").next().unwrap();
+            let words = words.split(" for all ").next().unwrap();
+            parse(&format!("simquota-cloud {words}")).expect(words);
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
+    }
+
+    #[test]
+    fn enrol_is_a_batch_or_a_device() {
+        assert!(parse("x enrol batch create b --fleet f").is_ok());
+        assert!(parse("x enrol dev-1 --batch b").is_ok());
+        assert!(parse("x enrol dev-1").is_err());
+        assert!(parse("x enrol").is_err());
+    }
+
+    #[test]
+    fn a_package_is_for_a_device_or_a_fleet() {
+        assert!(parse("x package buy --volume 10MB").is_err());
+        assert!(parse("x package buy --volume 10MB --fleet f").is_ok());
+        assert!(parse("x package buy --volume 10MB --device d").is_ok());
+        let error = parse("x package buy --volume 10XB --fleet f").unwrap_err();
+        assert!(error.to_string().contains("for example 10MB"), "{error}");
+    }
+
+    #[test]
+    fn help() {
+        let help = Cli::command().render_long_help().to_string();
+        insta::assert_snapshot!(help);
+    }
+}

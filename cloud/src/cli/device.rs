@@ -1,0 +1,166 @@
+//! Devices.
+
+use anyhow::bail;
+use serde_cbor::Value;
+use simquota_shared::code::Code;
+use simquota_shared::ids::{DeviceId, FleetId};
+
+use super::ask::{Asker, Refused};
+use super::{Common, DeviceArgs, print, show};
+use crate::charging::value_map;
+
+/// Rows of one question; the service has the same bound.
+const ROWS: usize = 1000;
+
+pub(super) fn named(device: &DeviceId) -> Value {
+    value_map([("device", Value::Text(device.to_string()))])
+}
+
+/// The fleet of a device, of those whose manager's key is here.
+pub(super) fn find_fleet(asker: &mut Asker, device: &DeviceId) -> anyhow::Result<FleetId> {
+    let fleets = asker.fleets();
+    if let [only] = fleets.as_slice() {
+        return Ok(only.clone());
+    }
+    for fleet in &fleets {
+        match asker.ask(Some(fleet), "device-show", named(device)) {
+            Ok(_) => return Ok(fleet.clone()),
+            Err(error) => match error.downcast_ref::<Refused>() {
+                Some(refused) if refused.code == Code::USER_UNKNOWN => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    let names: Vec<&str> = fleets.iter().map(FleetId::as_str).collect();
+    if names.is_empty() {
+        bail!("no fleet's key is in the data folder: name the fleet of {device} with --fleet");
+    }
+    Err(Refused {
+        code: Code::USER_UNKNOWN,
+        why: format!(
+            "unknown-device: no device {device} in {}: name its fleet with --fleet",
+            names.join(", ")
+        ),
+    }
+    .into())
+}
+
+pub(super) fn fleet_of(asker: &mut Asker, which: &DeviceArgs) -> anyhow::Result<FleetId> {
+    match &which.fleet {
+        Some(fleet) => Ok(fleet.clone()),
+        None => find_fleet(asker, &which.device),
+    }
+}
+
+pub(super) fn list(common: &Common, fleet: Option<&FleetId>) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleets = fleet.map_or_else(|| asker.fleets(), |fleet| vec![fleet.clone()]);
+    let mut rows = Vec::new();
+    for fleet in &fleets {
+        rows.extend(all_of(&mut asker, fleet)?);
+    }
+    if common.json {
+        return Ok(print(&show::json_line(&Value::Array(rows)))?);
+    }
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                show::text(row, "device"),
+                show::text(row, "fleet"),
+                show::text(row, "state"),
+                show::text(row, "iccid"),
+                show::octets(row, "charged"),
+                show::octets(row, "reserved"),
+                show::octets(row, "available"),
+                show::octets(row, "pool"),
+                show::octets(row, "debt"),
+            ]
+        })
+        .collect();
+    let head = [
+        "DEVICE",
+        "FLEET",
+        "STATE",
+        "SIM",
+        ">CHARGED",
+        ">RESERVED",
+        ">OWN",
+        ">POOL",
+        ">DEBT",
+    ];
+    Ok(print(&show::table(&head, &cells))?)
+}
+
+/// All devices of a fleet, page by page.
+fn all_of(asker: &mut Asker, fleet: &FleetId) -> anyhow::Result<Vec<Value>> {
+    let mut rows: Vec<Value> = Vec::new();
+    loop {
+        let mut args = value_map([("most", Value::Integer(ROWS as i128))]);
+        if let (Value::Map(map), Some(last)) = (&mut args, rows.last()) {
+            let after = show::field(last, "device").clone();
+            map.insert(Value::Text("after".to_owned()), after);
+        }
+        let Value::Array(more) = asker.ask(Some(fleet), "device-list", args)? else {
+            return Ok(rows);
+        };
+        let full = more.len() >= ROWS;
+        rows.extend(more);
+        if !full {
+            return Ok(rows);
+        }
+    }
+}
+
+pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let row = asker.ask(Some(&fleet), "device-show", named(&which.device))?;
+    if common.json {
+        return Ok(print(&show::json_line(&row))?);
+    }
+    let text = |name| (name, show::text(&row, name));
+    let amount = |name| (name, show::octets(&row, name));
+    let time = |name| (name, show::time(&row, name));
+    Ok(print(&show::list(&[
+        text("device"),
+        text("fleet"),
+        text("state"),
+        text("serial"),
+        text("model"),
+        text("firmware"),
+        text("iccid"),
+        text("epoch"),
+        text("epochs"),
+        text("boot"),
+        time("registered"),
+        text("mark"),
+        amount("charged"),
+        amount("charged_epoch"),
+        amount("ceiling"),
+        amount("reserved"),
+        amount("debited"),
+        amount("debt"),
+        amount("paid"),
+        amount("available"),
+        amount("pool"),
+        text("requests"),
+        text("code"),
+        time("valid_until"),
+        time("lease_until"),
+    ]))?)
+}
+
+pub(super) fn tell(common: &Common, which: &DeviceArgs, name: &str) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let row = asker.ask(Some(&fleet), name, named(&which.device))?;
+    if common.json {
+        return Ok(print(&show::json_line(&row))?);
+    }
+    let number = show::text(&row, "number");
+    let device = &which.device;
+    Ok(print(&format!(
+        "command {number} to {device} is on its way; it is sent again until the device acknowledges it\n"
+    ))?)
+}

@@ -1,0 +1,37 @@
+//! A device's enrolment string: `csim1:{device}:{batch}/{generation}:{64 hexadecimal digits}`.
+//!
+//! The digits are the device's own key, derived from its batch's. It goes onto the device by a cable or in the
+//! factory, never over the network.
+
+use anyhow::anyhow;
+use simquota_shared::ids::{DeviceId, EnrolmentId};
+
+use super::{Common, print};
+use crate::config::Config;
+use crate::io::keys::KeyFolder;
+
+pub(super) fn print_string(
+    common: &Common,
+    device: &DeviceId,
+    batch: &EnrolmentId,
+) -> anyhow::Result<()> {
+    let config = Config::read(&common.config)?;
+    let keys = KeyFolder::open(&config.data)?;
+    let kid = keys.latest_enrolment(batch)?;
+    let key = keys
+        .enrolment(&kid)?
+        .ok_or_else(|| anyhow!("key {kid} is gone: restore it from a backup"))?
+        .for_device(device, kid.generation);
+    let string = format!("csim1:{device}:{kid}:{}", key.to_hex().as_str());
+    if common.json {
+        let row = serde_json::json!({
+            "device": device.as_str(),
+            "batch": batch.as_str(),
+            "enrolment": string,
+        });
+        print(&format!("{row}\n"))?;
+    } else {
+        print(&format!("{string}\n"))?;
+    }
+    Ok(())
+}

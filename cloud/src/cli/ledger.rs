@@ -1,0 +1,128 @@
+//! `audit` and `explain`: what the journal says.
+
+use serde_cbor::Value;
+use simquota_shared::code::Code;
+use simquota_shared::units::{EntryNumber, Octets, human};
+
+use super::ask::{Asker, Refused};
+use super::device::{fleet_of, named};
+use super::{Common, DeviceArgs, print, show};
+use crate::charging::value_map;
+use crate::config::Config;
+use crate::io::store::Store;
+use crate::ledger::audit::Audit;
+
+pub(super) fn audit(common: &Common) -> anyhow::Result<()> {
+    let found = Asker::open(common)?.ask(None, "audit", value_map([]))?;
+    shown(common, &found)
+}
+
+pub(super) fn audit_offline(common: &Common) -> anyhow::Result<()> {
+    let config = Config::read(&common.config)?;
+    let store = Store::open_existing(&config.store_folder())?;
+    let entries = store.reader().entries(EntryNumber::ZERO);
+    shown(common, &Audit::run(entries).to_value())
+}
+
+fn shown(common: &Common, found: &Value) -> anyhow::Result<()> {
+    let holds = show::field(found, "holds") == &Value::Bool(true);
+    if common.json {
+        print(&show::json_line(found))?;
+    } else {
+        print(&audit_text(found, holds))?;
+    }
+    if holds {
+        return Ok(());
+    }
+    Err(Refused {
+        code: Code::INVALID_VALUE,
+        why: format!(
+            "the journal does not hold: {} faults, see above; stop the service and restore a backup",
+            show::text(found, "faults_in_all")
+        ),
+    }
+    .into())
+}
+
+fn audit_text(found: &Value, holds: bool) -> String {
+    let mut pairs = vec![
+        ("entries", show::text(found, "entries")),
+        ("fleets", show::text(found, "fleets")),
+        ("devices", show::text(found, "devices")),
+        ("packages", show::text(found, "packages")),
+        ("charged", show::octets(found, "charged")),
+    ];
+    if let Value::Map(totals) = show::field(found, "totals") {
+        for (name, octets) in totals {
+            if let (Value::Text(name), Some(octets)) = (name, show::number(octets)) {
+                pairs.push((name, human(Octets(octets))));
+            }
+        }
+    }
+    let verdict = if holds {
+        "every identity holds".to_owned()
+    } else {
+        "DOES NOT HOLD".to_owned()
+    };
+    pairs.push(("verdict", verdict));
+    let mut text = show::list(&pairs);
+    if let Value::Array(faults) = show::field(found, "faults") {
+        for fault in faults {
+            if let Value::Text(fault) = fault {
+                text.push_str(&format!("fault: {fault}\n"));
+            }
+        }
+    }
+    text
+}
+
+pub(super) fn explain(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let rows = asker.ask(Some(&fleet), "explain", named(&which.device))?;
+    if common.json {
+        return Ok(print(&show::json_line(&rows))?);
+    }
+    let Value::Array(rows) = rows else {
+        return Ok(());
+    };
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| match show::field(row, "error") {
+            Value::Text(error) => vec![
+                "-".to_owned(),
+                "-".to_owned(),
+                "-".to_owned(),
+                error.clone(),
+            ],
+            _ => vec![
+                show::text(row, "entry"),
+                show::time(row, "at"),
+                show::text(row, "steps"),
+                show::text(row, "words"),
+            ],
+        })
+        .collect();
+    Ok(print(&show::table(
+        &[">ENTRY", "TIME", "STEPS", "WHAT HAPPENED"],
+        &cells,
+    ))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_says_what_it_found() {
+        let mut audit = Audit::default();
+        audit.totals.insert("used", 5_000_000);
+        audit.charged = 5_000_000;
+        let holds = audit_text(&audit.to_value(), true);
+        audit
+            .faults
+            .push("account x: the journal says 1, the ledger 2".to_owned());
+        let broken = audit_text(&audit.to_value(), false);
+        insta::assert_snapshot!(format!("{holds}\n{broken}"));
+    }
+}

@@ -1,0 +1,41 @@
+//! `serve`: the service in the foreground, logging to stderr, until SIGTERM or Ctrl-C.
+
+use std::io::IsTerminal;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::Common;
+use crate::config::Config;
+use crate::io::serve::Service;
+
+pub(super) fn run(common: &Common) -> anyhow::Result<()> {
+    let config = Config::read(&common.config)?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // In a process that logs already, its own settings stand.
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && !no_colour)
+        .with_writer(std::io::stderr)
+        .try_init();
+    drop(logging);
+    let service = Service::start(&config)?;
+    let stopper = service.stopper();
+    let runtime = service.runtime().context("the service has no runtime")?;
+    let _entered = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for Ctrl-C")?;
+    runtime.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop");
+        stopper.stop();
+    });
+    drop(_entered);
+    service.wait()?;
+    Ok(())
+}

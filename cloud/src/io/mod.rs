@@ -1,0 +1,27 @@
+//! Everything that touches the world: clocks, key files, the store, the broker, and the loop that joins them.
+//!
+//! Nothing here decides about quota: that is [`crate::charging`], which is pure.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`clock`] | the only place that reads a clock |
+//! | [`keys`] | the key folder: secrets never leave it |
+//! | [`store`] | the journal and its checkpoints, durable |
+//! | [`mqtt`] | a connection that comes back, acknowledgements in the order of delivery |
+//! | [`verify`] | from octets to a request, or to a refusal with a reason |
+//! | [`admission`] | how often a device may ask |
+//! | `pipeline` | receive, verify, decide, commit, send, acknowledge |
+//! | `query` | answers out of the journal, beside the pipeline |
+//! | [`serve`] | the service: starts all of it and stops it |
+
+pub mod admission;
+pub mod clock;
+pub mod keys;
+pub mod mqtt;
+#[cfg(test)]
+mod peer;
+mod pipeline;
+mod query;
+pub mod serve;
+pub mod store;
+pub mod verify;

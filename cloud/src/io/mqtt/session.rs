@@ -1,0 +1,312 @@
+//! The task that owns the client library's event loop.
+//!
+//! Each connection gets an event loop of its own. What the library carries over from one connection to the next is
+//! what goes wrong with it: packets that it drops silently when the broker has no session, a collision that is
+//! never cleared, acknowledgements of deliveries that the broker has forgotten. With a new loop nothing is carried
+//! over: the broker delivers again what was not acknowledged, and devices ask again for what did not reach them.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rumqttc::Outgoing;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, Filter, LastWill, Packet, PubAckReason, SubAck, SubscribeReasonCode,
+};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::backoff::Backoff;
+use super::{
+    Delivery, Established, Flow, MqttEvent, Options, PACKET_OCTETS_MAX, QUEUE, Shared, Wish, lock,
+};
+use crate::io::clock;
+
+/// For name, TCP, CONNECT and CONNACK together.
+const CONNECT_WITHIN_S: u64 = 10;
+/// For what is queued to be sent, its acknowledgements to come, and DISCONNECT to be written.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a connection ended.
+enum End {
+    /// It broke; how long it had been established, 0 if it never was.
+    Broken { reason: String, lasted_ms: u64 },
+    /// As it was asked to, or nobody wants it any more.
+    Over,
+}
+
+pub(super) struct Session {
+    options: Options,
+    shared: Arc<Shared>,
+    wishes: watch::Receiver<Wish>,
+    on_event: Box<dyn FnMut(MqttEvent) -> Flow + Send>,
+    generation: u64,
+    established_ms: Option<u64>,
+    /// Publishes of this connection that were accepted and not acknowledged by the broker.
+    outstanding: Arc<AtomicU64>,
+}
+
+impl Session {
+    pub(super) fn new(
+        options: Options,
+        shared: Arc<Shared>,
+        wishes: watch::Receiver<Wish>,
+        on_event: Box<dyn FnMut(MqttEvent) -> Flow + Send>,
+    ) -> Self {
+        Self {
+            options,
+            shared,
+            wishes,
+            on_event,
+            generation: 0,
+            established_ms: None,
+            outstanding: Arc::default(),
+        }
+    }
+
+    /// Connects again and again until it is asked to leave.
+    pub(super) async fn run(mut self, mut backoff: Backoff) {
+        loop {
+            self.generation = self.generation.saturating_add(1);
+            self.established_ms = None;
+            self.outstanding = Arc::default();
+            let (client, mut events) = AsyncClient::new(library_options(&self.options), QUEUE);
+            let end = self.connection(client, &mut events).await;
+            // The line goes before its loop: nothing is accepted that nobody will send.
+            self.establish(None);
+            drop(events);
+            let End::Broken { reason, lasted_ms } = end else {
+                (self.on_event)(MqttEvent::Closed);
+                return;
+            };
+            let retry_ms = backoff.wait_ms(lasted_ms);
+            (self.on_event)(MqttEvent::Disconnected { reason, retry_ms });
+            select! {
+                () = sleep(Duration::from_millis(retry_ms)) => {}
+                () = over(&mut self.wishes) => {
+                    (self.on_event)(MqttEvent::Closed);
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn connection(&mut self, client: AsyncClient, events: &mut EventLoop) -> End {
+        loop {
+            let polled = {
+                // Not cancel-safe: the future is only dropped with the connection.
+                let mut poll = pin!(events.poll());
+                select! {
+                    biased;
+                    parting = parting(&mut self.wishes, self.generation) => Err(parting),
+                    polled = &mut poll => Ok(polled),
+                }
+            };
+            match polled {
+                Ok(Ok(Event::Incoming(Packet::ConnAck(answer)))) => {
+                    self.connected(client.clone(), events, &answer);
+                }
+                Ok(Ok(event)) => {
+                    if self.deliver(event) == Flow::BreakOff {
+                        return self.broken("more messages came than were asked for".to_owned());
+                    }
+                }
+                Ok(Err(error)) => {
+                    // Read before the error, perhaps the last words of a broker that will forget them.
+                    while let Some(event) = events.state.events.pop_front() {
+                        self.deliver(event);
+                    }
+                    return self.broken(reason(&error));
+                }
+                Err(Wish::BreakOff(_) | Wish::Run) => {
+                    return self.broken("ended on our side".to_owned());
+                }
+                Err(Wish::Leave) => {
+                    if self.established_ms.is_some() {
+                        self.say_goodbye(client, events).await;
+                    }
+                    return End::Over;
+                }
+            }
+        }
+    }
+
+    fn broken(&self, reason: String) -> End {
+        let lasted_ms = self
+            .established_ms
+            .map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
+        End::Broken { reason, lasted_ms }
+    }
+
+    fn connected(&mut self, client: AsyncClient, events: &mut EventLoop, answer: &ConnAck) {
+        self.established_ms = Some(clock::monotonic_ms());
+        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
+        // "No keep-alive" from the broker would make the library ping without a pause.
+        if events.options.keep_alive().is_zero() {
+            events.options.set_keep_alive(keep_alive(&self.options));
+        }
+        let filters = self
+            .options
+            .subscriptions
+            .iter()
+            .map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
+        // First into an empty queue: answers to what is published after this can't be missed.
+        if !self.options.subscriptions.is_empty() && client.try_subscribe_many(filters).is_err() {
+            tracing::error!("subscriptions were not accepted by the client library: report this");
+        }
+        self.establish(Some(Established {
+            generation: self.generation,
+            client,
+            packet_octets_max: limit.unwrap_or(PACKET_OCTETS_MAX).min(PACKET_OCTETS_MAX),
+            outstanding: Arc::clone(&self.outstanding),
+        }));
+        (self.on_event)(MqttEvent::Connected {
+            generation: self.generation,
+            session_present: answer.session_present,
+        });
+    }
+
+    fn establish(&self, established: Option<Established>) {
+        *lock(&self.shared.established) = established;
+        self.shared.changed.notify_all();
+    }
+
+    fn deliver(&mut self, event: Event) -> Flow {
+        match event {
+            Event::Incoming(Packet::Publish(publish)) => {
+                (self.on_event)(MqttEvent::Message(Delivery {
+                    generation: self.generation,
+                    publish,
+                }))
+            }
+            Event::Incoming(Packet::PubAck(answer)) => {
+                // The library ends the connection over an acknowledgement that nothing waits for.
+                self.outstanding.fetch_sub(1, Ordering::AcqRel);
+                match answer.reason {
+                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Flow::Go,
+                    refusal => (self.on_event)(MqttEvent::PublishRefused {
+                        reason: format!("{refusal:?}"),
+                    }),
+                }
+            }
+            Event::Incoming(Packet::SubAck(answer)) => self.subscribed(&answer),
+            Event::Incoming(_) | Event::Outgoing(_) => Flow::Go,
+        }
+    }
+
+    fn subscribed(&mut self, answer: &SubAck) -> Flow {
+        let filters = self.options.subscriptions.clone();
+        for (filter, code) in filters.into_iter().zip(&answer.return_codes) {
+            if !matches!(code, SubscribeReasonCode::Success(_)) {
+                (self.on_event)(MqttEvent::SubscribeRefused {
+                    filter,
+                    reason: format!("{code:?}"),
+                });
+            }
+        }
+        Flow::Go
+    }
+
+    /// Sends what is queued, awaits its acknowledgements, and writes DISCONNECT.
+    async fn say_goodbye(&mut self, client: AsyncClient, events: &mut EventLoop) {
+        // From here on nothing is accepted, so DISCONNECT is the last in the queue, behind acknowledgements.
+        self.establish(None);
+        let mut asked = false;
+        let gone = async {
+            loop {
+                if !asked && self.outstanding.load(Ordering::Acquire) == 0 {
+                    asked = client.try_disconnect().is_ok();
+                }
+                match events.poll().await {
+                    // Polled once more, the library would connect again.
+                    Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_) => return,
+                    Ok(Event::Incoming(Packet::Publish(_))) => {}
+                    Ok(event) => drop(self.deliver(event)),
+                }
+            }
+        };
+        if timeout(GOODBYE_WITHIN, gone).await.is_err() {
+            tracing::warn!("the broker did not take our last words in time");
+        }
+    }
+}
+
+/// Waits until the connection of this generation is not wanted any more, and says how it is to end.
+async fn parting(wishes: &mut watch::Receiver<Wish>, generation: u64) -> Wish {
+    let parts = |wish: &Wish| *wish == Wish::Leave || *wish == Wish::BreakOff(generation);
+    match wishes.wait_for(parts).await {
+        Ok(wish) => *wish,
+        // Every line was dropped without a goodbye: as by a crash. `over` ends the session.
+        Err(_) => Wish::Run,
+    }
+}
+
+/// Waits until no connection is wanted any more.
+async fn over(wishes: &mut watch::Receiver<Wish>) {
+    // An error says that every line was dropped: that is an end too.
+    drop(wishes.wait_for(|wish| *wish == Wish::Leave).await);
+}
+
+fn keep_alive(options: &Options) -> Duration {
+    Duration::from_secs(u64::from(options.keep_alive_s))
+}
+
+fn library_options(options: &Options) -> MqttOptions {
+    // An IPv6 address must stand in brackets before the port.
+    let host = if options.host.contains(':') && !options.host.starts_with('[') {
+        format!("[{}]", options.host)
+    } else {
+        options.host.clone()
+    };
+    let mut library = MqttOptions::new(options.client_id.clone(), host, options.port);
+    library
+        .set_keep_alive(keep_alive(options))
+        .set_clean_start(options.session_expiry_s == 0)
+        .set_session_expiry_interval(Some(options.session_expiry_s))
+        .set_manual_acks(true)
+        .set_receive_maximum(Some(options.receive_max))
+        .set_max_packet_size(Some(PACKET_OCTETS_MAX))
+        // The library keeps a slot for each place of the window: its default takes 14.5 MiB.
+        .set_outgoing_inflight_upper_limit(options.inflight)
+        .set_connection_timeout(CONNECT_WITHIN_S);
+    if let Some((user, password)) = &options.credentials {
+        library.set_credentials(user.clone(), password.clone());
+    }
+    if let Some(will) = &options.will {
+        let (topic, payload) = (will.topic.clone(), will.payload.clone());
+        library.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, true, None));
+    }
+    let mut network = library.network_options();
+    // Without it a small packet waits for the acknowledgement of the one before: 88 ms a round trip.
+    network.set_tcp_nodelay(true);
+    library.set_network_options(network);
+    library
+}
+
+fn reason(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
+            error.to_string()
+        }
+        ConnectionError::Timeout(_) => format!("no answer within {CONNECT_WITHIN_S} s"),
+        ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "the broker closed the connection".to_owned()
+        }
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            "the broker did not answer a ping".to_owned()
+        }
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code,
+            reason_string,
+        }) => match reason_string {
+            Some(text) => format!("the broker hung up: {reason_code:?} ({text})"),
+            None => format!("the broker hung up: {reason_code:?}"),
+        },
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,143 @@
+//! What the pipeline does besides messages: sweeping, checkpoints, recovery, the orderly end.
+
+use std::time::Duration;
+
+use super::inbox::Lane;
+use super::{Failure, Pipeline, TRIES};
+use crate::charging::Turn;
+use crate::io::clock;
+use crate::io::mqtt::Deadline;
+use crate::io::serve::ServeError;
+use crate::io::store::{Store, StoreError};
+
+/// Leases, packages and commands that one sweep settles; what is more comes with the next loop.
+const SWEEP_MAX: usize = 500;
+const STATISTICS_SECONDS: u64 = 5;
+/// How long a store that failed may stay locked by a reader before the service gives up.
+const REOPEN_MS: u64 = 30_000;
+const REOPEN_POLL: Duration = Duration::from_millis(50);
+
+impl Pipeline {
+    /// Everything that happens by time.
+    pub(super) fn second(&mut self, seconds: u64) -> Result<(), ServeError> {
+        self.operators.second();
+        self.admission.forget_idle();
+        let now = (clock::now(), clock::monotonic_ms());
+        self.sweep_due = self.jumps.look(now.0, now.1) && self.sweep_failures < TRIES;
+        for (lane, silent) in self.probes.look(clock::monotonic_ms()) {
+            if silent {
+                tracing::error!(
+                    %lane,
+                    "subscriptions do not deliver: check the broker's access control, or set broker.self_test = false"
+                );
+            } else {
+                tracing::info!(%lane, "subscriptions deliver after all");
+            }
+            self.say_status("serving");
+        }
+        if seconds.is_multiple_of(STATISTICS_SECONDS) {
+            self.operators.log_refusals();
+            self.say_statistics();
+            self.log_unsent();
+        }
+        if self.ledger.last.beyond(self.checkpointed) >= self.checkpoint_entries {
+            self.checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Throws the ledger in memory away and reads it anew. After a failed write the store is opened anew as well:
+    /// nobody knows whether that write is there until it is looked for.
+    pub(super) fn recover(&mut self, failure: &Failure) -> Result<(), ServeError> {
+        match failure {
+            Failure::Broken(broken) => {
+                tracing::error!(%broken, "decision failed, ledger read anew: report this");
+            }
+            Failure::Store(error) => {
+                tracing::error!(%error, "commit failed, store opened anew");
+                self.store = None;
+                self.store = Some(self.reopen()?);
+            }
+        }
+        if let Some(store) = &self.store {
+            self.ledger = store.load()?;
+        }
+        Ok(())
+    }
+
+    /// A reader that still answers a question holds the lock for a moment.
+    fn reopen(&self) -> Result<Store, StoreError> {
+        let deadline = Deadline::within_ms(REOPEN_MS);
+        loop {
+            match Store::open(&self.store_folder) {
+                Err(StoreError::Locked(_)) if !deadline.left().is_zero() => {
+                    std::thread::sleep(REOPEN_POLL);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Lets leases run out and packages end; what is left of it is due in the next loop, after the next batch.
+    pub(super) fn sweep(&mut self) -> Result<(), ServeError> {
+        let mut turn = Turn::new(&mut self.ledger, &self.rules, clock::now());
+        let swept = turn.sweep(SWEEP_MAX);
+        let Turn {
+            entries, outgoing, ..
+        } = turn;
+        let committed = swept
+            .map_err(Failure::from)
+            .and_then(|more| self.commit(&entries).map(|()| more));
+        match committed {
+            Ok(more) => {
+                self.sweep_failures = 0;
+                self.sweep_due = more;
+                self.send_all(&outgoing, Deadline::within_ms(self.send_wait_ms));
+                Ok(())
+            }
+            Err(failure) => {
+                self.sweep_due = false;
+                self.sweep_failures = self.sweep_failures.saturating_add(1);
+                if self.sweep_failures == TRIES {
+                    tracing::error!(
+                        "sweeper stopped, leases do not run out any more: report this and start the service again"
+                    );
+                }
+                self.recover(&failure)
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        let started_ms = clock::monotonic_ms();
+        // Whether it worked or not: the next try is after as many entries again.
+        self.checkpointed = self.ledger.last;
+        match store.checkpoint(&self.ledger) {
+            Ok(()) => {
+                let took_ms = clock::monotonic_ms().saturating_sub(started_ms);
+                let entry = self.ledger.last.value();
+                tracing::info!(entry, took_ms, "checkpoint written");
+            }
+            // Nothing is lost: the journal has everything, and the next commit says whether the disk works.
+            Err(error) => tracing::warn!(%error, "no checkpoint written"),
+        }
+    }
+
+    /// The orderly end.
+    pub(super) fn finish(mut self) -> Result<(), ServeError> {
+        if self.ledger.last > self.checkpointed {
+            self.checkpoint();
+        }
+        if self.post.is_connected(Lane::Control) {
+            let stopped = self.operators.status(false, "stopped", clock::now());
+            self.send_all(stopped.as_slice(), Deadline::within_ms(self.send_wait_ms));
+        }
+        self.say_goodbye();
+        self.operators.log_refusals();
+        tracing::info!(entries = self.ledger.last.value(), "stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Answers out of the journal, on a thread of their own: the pipeline never waits for them.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use simquota_shared::units::EntryNumber;
+
+use super::pipeline::{Inbox, Notice};
+use super::store::Reader;
+use crate::charging::Query;
+
+/// Questions that wait. Who asks one more asks again later.
+const WAITING_MAX: usize = 16;
+
+struct Job {
+    query: Query,
+    reader: Reader,
+}
+
+/// Questions that wait or are being answered.
+type Asked = Arc<Mutex<Vec<Query>>>;
+
+/// Where questions are handed in.
+pub(super) struct Desk {
+    jobs: Option<SyncSender<Job>>,
+    asked: Asked,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn lock(asked: &Asked) -> MutexGuard<'_, Vec<Query>> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    pub(super) fn open(inbox: Arc<Inbox>) -> io::Result<Self> {
+        let (jobs, waiting) = sync_channel(WAITING_MAX);
+        let asked = Asked::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
+        let thread = thread::Builder::new()
+            .name("query".to_owned())
+            .spawn(move || answer_all(&waiting, &inbox, &seen, &stopped))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            asked,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a question in. One that is waiting already is not asked twice: askers repeat themselves.
+    pub(super) fn ask(&self, query: Query, reader: Reader) {
+        let mut asked = lock(&self.asked);
+        if asked.contains(&query) {
+            return;
+        }
+        let Some(jobs) = &self.jobs else {
+            return;
+        };
+        let job = Job {
+            query: query.clone(),
+            reader,
+        };
+        match jobs.try_send(job) {
+            Ok(()) => asked.push(query),
+            Err(TrySendError::Full(_)) => tracing::warn!("question dropped, too many wait"),
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!("the query thread is gone: start the service again")
+            }
+        }
+    }
+}
+
+impl Drop for Desk {
+    /// Ends the thread, and with it its hold on the store.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the query thread panicked: report this");
+        }
+    }
+}
+
+fn answer_all(waiting: &Receiver<Job>, inbox: &Inbox, asked: &Asked, stop: &AtomicBool) {
+    for Job { query, reader } in waiting {
+        let entries = reader.entries(EntryNumber::ZERO).map(|entry| {
+            if stop.load(Ordering::Relaxed) {
+                return Err("the service stops: ask again later".to_owned());
+            }
+            entry.map_err(|error| error.to_string())
+        });
+        let answer = query.answer(entries);
+        lock(asked).retain(|other| *other != query);
+        match answer {
+            Ok(_) if stop.load(Ordering::Relaxed) => return,
+            Ok(outgoing) => inbox.notice(Notice::Answer(outgoing)),
+            Err(broken) => tracing::error!(%broken, "question not answered: report this"),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The store: the journal, and checkpoints of what it adds up to, in a fjall database.
+//!
+//! ```text
+//! journal     first entry's number (8)            a batch: CBOR array of entries
+//! checkpoint  "c" entry number (8) part (4)       part of a ledger's CBOR
+//! checkpoint  "h" entry number (8)                [octets, parts, SHA-256]: the parts above are complete
+//! checkpoint  "format"                            1
+//! ```
+//!
+//! Only the journal is written in the hot path: one row and one sync for each batch, appended in key order. A
+//! checkpoint spares a restart the journal before it and nothing else: it can be left out or thrown away. The one
+//! before is kept until the new one is durable.
+
+mod checkpoint;
+mod error;
+mod journal;
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use simquota_shared::units::EntryNumber;
+
+pub use error::StoreError;
+pub use journal::{Entries, Reader};
+
+use crate::ledger::Ledger;
+use crate::ledger::entry::Entry;
+
+const FORMAT_KEY: &[u8] = b"format";
+const FORMAT: u64 = 1;
+/// Small memtables: a commit that waits for one to be written out waits for so much.
+const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
+
+/// An open store. It belongs to one thread; a [`Reader`] may read beside it.
+pub struct Store {
+    folder: PathBuf,
+    database: Database,
+    journal: Keyspace,
+    checkpoints: Keyspace,
+    last: EntryNumber,
+}
+
+impl Store {
+    /// Opens the store, or makes it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; each names the folder and says what to do.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::from_fjall(folder, "opened", error);
+        let builder = Database::builder(folder);
+        // Recovery takes some damage for a broken promise of its own and panics. That is a damaged store as well.
+        let database = match catch_unwind(AssertUnwindSafe(|| builder.open())) {
+            Ok(opened) => opened.map_err(failed)?,
+            Err(_) => return Err(StoreError::damaged(folder, "recovery panicked")),
+        };
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_OCTETS);
+        let journal = database.keyspace("journal", options).map_err(failed)?;
+        let checkpoints = database.keyspace("checkpoint", options).map_err(failed)?;
+        let mut store = Self {
+            folder: folder.to_owned(),
+            database,
+            journal,
+            checkpoints,
+            last: EntryNumber::ZERO,
+        };
+        store.check_format()?;
+        store.last = store.reader().last()?;
+        Ok(store)
+    }
+
+    /// Opens a store that must be there already: looking must not make one.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and [`StoreError::Missing`].
+    pub fn open_existing(folder: &Path) -> Result<Self, StoreError> {
+        if !folder.is_dir() {
+            return Err(StoreError::Missing(folder.to_owned()));
+        }
+        Self::open(folder)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let failed = |error| StoreError::from_fjall(&self.folder, "read", error);
+        match self.checkpoints.get(FORMAT_KEY).map_err(failed)? {
+            Some(octets) => match serde_cbor::from_slice(&octets) {
+                Ok(FORMAT) => Ok(()),
+                Ok(found) => Err(StoreError::Format {
+                    folder: self.folder.clone(),
+                    found,
+                }),
+                Err(_) => Err(StoreError::damaged(
+                    &self.folder,
+                    "its format number is not one",
+                )),
+            },
+            None => {
+                let octets = self.encoded(&FORMAT)?;
+                self.put_durably(&self.checkpoints, FORMAT_KEY, octets)
+            }
+        }
+    }
+
+    /// The ledger that the journal adds up to: the latest checkpoint and the entries after it, each checked
+    /// against numbers, times, hash chain and identities.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the entry that can't be read or does not fit.
+    pub fn load(&self) -> Result<Ledger, StoreError> {
+        let mut ledger = self.latest_checkpoint()?.unwrap_or_default();
+        if ledger.last > self.last {
+            return Err(StoreError::damaged(
+                &self.folder,
+                format!(
+                    "the journal ends at entry {}, before the checkpoint at {}",
+                    self.last, ledger.last
+                ),
+            ));
+        }
+        let next = EntryNumber(ledger.last.value().saturating_add(1));
+        for entry in self.reader().entries(next) {
+            let entry = entry?;
+            ledger
+                .apply(&entry)
+                .map_err(|broken| StoreError::DoesNotFit {
+                    folder: self.folder.clone(),
+                    entry: entry.number,
+                    broken,
+                })?;
+        }
+        Ok(ledger)
+    }
+
+    /// Writes a batch of entries, durably, as one: all of them are there after a power cut, or none.
+    ///
+    /// # Errors
+    /// After any error nobody knows whether the batch is there: drop the store, open it again and look.
+    pub fn commit(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(());
+        };
+        if Some(first.number) != self.last.next() {
+            return Err(StoreError::NotNext {
+                folder: self.folder.clone(),
+                entry: first.number,
+                last: self.last,
+            });
+        }
+        let octets = self.encoded(&entries)?;
+        self.put_durably(&self.journal, &first.number.value().to_be_bytes(), octets)?;
+        self.last = last.number;
+        Ok(())
+    }
+
+    fn put_durably(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        octets: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let mut batch = self
+            .database
+            .batch()
+            .durability(Some(PersistMode::SyncData));
+        batch.insert(keyspace, key, octets);
+        batch
+            .commit()
+            .map_err(|error| StoreError::from_fjall(&self.folder, "written", error))
+    }
+
+    fn encoded<T: serde::Serialize>(&self, row: &T) -> Result<Vec<u8>, StoreError> {
+        serde_cbor::to_vec(row).map_err(|error| StoreError::Unwritable {
+            folder: self.folder.clone(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The last entry that is durable.
+    #[must_use]
+    pub fn last(&self) -> EntryNumber {
+        self.last
+    }
+
+    /// Reads the journal beside this store, on any thread. The folder stays locked while one lives.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(
+            self.folder.clone(),
+            self.database.clone(),
+            self.journal.clone(),
+        )
+    }
+}
