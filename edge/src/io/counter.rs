@@ -120,6 +120,11 @@ pub trait Source: Send {
     /// nothing, there the gate stops traffic.
     fn limit(&mut self, position: Option<u64>);
 
+    /// Whether octets wait at the limit, as of the last reading: what the drop counter of a gate is elsewhere.
+    fn blocked(&self) -> bool {
+        false
+    }
+
     /// Whether no more octets will ever come: closed, or a trace that is not repeated and is all delivered.
     fn finished(&self) -> bool;
 

@@ -4,8 +4,15 @@
 
 pub mod clock;
 pub mod counter;
+pub mod folder;
+pub mod gate;
+pub mod keyfile;
 pub mod link;
+pub mod mirror;
 pub mod mqtt;
 mod netlink;
+pub mod post;
 pub mod record;
+pub mod recover;
+pub mod store;
 pub mod trace;

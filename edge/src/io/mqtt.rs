@@ -54,7 +54,7 @@ pub struct Options {
     pub password: Option<String>,
     /// Seconds between pings, at least 5. A dead link is noticed within twice as long.
     pub keep_alive_s: u16,
-    /// The last will.
+    /// The last will of the first connection; [`Publisher::set_will`] changes it for those after it.
     pub will: Option<Will>,
     /// Filters to subscribe to after each connect.
     pub subscriptions: Vec<String>,
@@ -188,6 +188,8 @@ pub enum PublishError {
 struct Shared {
     line: Option<session::Line>,
     closed: bool,
+    /// Of the next connection.
+    will: Option<Will>,
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -232,6 +234,17 @@ impl Publisher {
         line.publish(topic, payload, retain, self.inflight)
     }
 
+    /// Sets the last will of the connections after the present one. A broker learns a will only with a new
+    /// connection, so the present one keeps its own.
+    ///
+    /// # Errors
+    /// When its topic can't be published to; the will before it stands.
+    pub fn set_will(&self, will: Will) -> Result<(), OptionsError> {
+        check_will(&will)?;
+        lock(&self.shared).will = Some(will);
+        Ok(())
+    }
+
     /// Messages accepted and not acknowledged yet.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
@@ -272,7 +285,10 @@ pub fn connect(
     on_event: impl FnMut(MqttEvent) + Send + 'static,
 ) -> Result<Publisher, OptionsError> {
     check(&options)?;
-    let shared = Arc::new(Mutex::new(Shared::default()));
+    let shared = Arc::new(Mutex::new(Shared {
+        will: options.will.clone(),
+        ..Shared::default()
+    }));
     let (wish, wishes) = watch::channel(Wish::Run);
     let publisher = Publisher {
         shared: Arc::clone(&shared),
@@ -322,9 +338,13 @@ fn check(options: &Options) -> Result<(), OptionsError> {
     if let Some(filter) = subscriptions.iter().find(|filter| !valid_filter(filter)) {
         return Err(OptionsError::Filter(filter.clone()));
     }
-    match will {
-        Some(will) if !valid_topic(&will.topic) => Err(OptionsError::WillTopic(will.topic.clone())),
-        _ => Ok(()),
+    will.as_ref().map_or(Ok(()), check_will)
+}
+
+fn check_will(will: &Will) -> Result<(), OptionsError> {
+    match valid_topic(&will.topic) {
+        true => Ok(()),
+        false => Err(OptionsError::WillTopic(will.topic.clone())),
     }
 }
 

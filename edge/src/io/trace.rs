@@ -297,6 +297,18 @@ impl Source for TraceSource {
         self.limit = position;
     }
 
+    fn blocked(&self) -> bool {
+        let position = self.state.position();
+        // Lines without octets pass any limit, so a line that is due and still next has some.
+        let due = self
+            .line(position.line)
+            .is_some_and(|line| line.at_us <= position.at_us);
+        let full = self
+            .limit
+            .is_some_and(|limit| position.up + position.down >= limit);
+        due && full && !self.closed
+    }
+
     fn finished(&self) -> bool {
         self.closed || (!self.repeat && self.line(self.state.position().line).is_none())
     }

@@ -119,6 +119,7 @@ impl Session {
     /// Connects again and again until it is asked to leave.
     pub(super) async fn run(mut self, mut backoff: Backoff) {
         loop {
+            self.options.will = lock(&self.shared).will.clone();
             let (client, mut events) = AsyncClient::new(library_options(&self.options), QUEUE);
             self.established_ms = None;
             let end = self.connection(&client, &mut events).await;

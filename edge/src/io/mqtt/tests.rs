@@ -266,6 +266,31 @@ fn after_a_break_it_subscribes_again_and_nothing_old_is_sent() {
 }
 
 #[test]
+fn a_will_that_was_set_is_the_one_of_the_next_connection() {
+    let (listener, port) = broker();
+    let client = client(options(port));
+    let mut peer = Peer::accept(&listener);
+    let connect = peer.greet(CONNACK, [1, 1]);
+    assert!(contains(&connect, b"offline"));
+    client.next();
+    let will = |topic: &str| Will {
+        topic: topic.to_owned(),
+        payload: b"gone-2".to_vec(),
+        retain: true,
+    };
+    let refused = client.publisher.set_will(will("a/#"));
+    assert!(matches!(refused, Err(OptionsError::WillTopic(_))));
+    client
+        .publisher
+        .set_will(will("d/tracker-1/status"))
+        .unwrap();
+    drop(peer);
+    let mut peer = Peer::accept(&listener);
+    let connect = peer.greet(CONNACK, [1, 1]);
+    assert!(contains(&connect, b"gone-2") && !contains(&connect, b"offline"));
+}
+
+#[test]
 fn the_window_and_the_packet_size_are_kept() {
     let (listener, port) = broker();
     let client = client(options(port));

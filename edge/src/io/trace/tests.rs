@@ -94,14 +94,17 @@ fn at_the_limit_traffic_waits_and_nothing_is_lost() {
     let mut source = Bench::new(CSV, 1, false).open();
     source.limit(Some(0));
     at(&mut source, 0);
+    assert!(!source.blocked(), "nothing is due yet");
     // Shut: time stops at the first line that has octets, at 1 s.
     assert_eq!(at(&mut source, 100_000), (0, 0));
+    assert!(source.blocked());
     source.limit(Some(50));
     // 50 of the line's 110 octets: 50 * 10 / 110 = 4 up, the rest down.
     assert_eq!(at(&mut source, 100_000), (4, 46));
     assert_eq!(at(&mut source, 200_000), (4, 46));
     source.limit(None);
     assert_eq!(at(&mut source, 200_000), (10, 100));
+    assert!(!source.blocked());
     // The waiting did not count: the next line is 1.5 s after the first.
     assert_eq!(at(&mut source, 201_499), (10, 100));
     assert_eq!(at(&mut source, 201_500), (17, 1100));

@@ -1,0 +1,240 @@
+//! What stands between the device and its SIM.
+//!
+//! The agent speaks of positions on the used-total axis. A gate turns them into what it can enforce. What lets
+//! traffic pass, and how far, is the same for all of them: [`Reach`].
+//!
+//! | gate | what it does |
+//! |---|---|
+//! | `observe` | needs no right and stops nothing; it counts what would have been stopped |
+//! | `trace` | tells a trace source how far it may deliver: exact, because the trace waits |
+//!
+//! A gate in the kernel takes its place here as a third variant: it sets its quota to its own `used`, read at that
+//! moment, plus [`Reach::room`].
+
+use simquota_shared::units::Octets;
+
+use super::counter::Source;
+use crate::agent::GateState;
+
+/// How far traffic may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The used total at the last reading.
+    pub used: Octets,
+    /// The position where traffic stops; never before `used`.
+    pub until: Octets,
+}
+
+impl Reach {
+    /// What a gate state lets through, when `used` octets are used.
+    #[must_use]
+    pub fn of(state: &GateState, used: Octets) -> Reach {
+        let until = match state.open {
+            // What was used cannot be stopped any more.
+            true => state.ceiling.max(used),
+            false => used,
+        };
+        Reach { used, until }
+    }
+
+    /// Octets that may still pass after the last reading.
+    #[must_use]
+    pub const fn room(self) -> u64 {
+        self.until.beyond(self.used)
+    }
+
+    /// The same limit on the counter, which showed `counted` octets (up + down) at the last reading.
+    #[must_use]
+    pub const fn on_counter(self, counted: u64) -> u64 {
+        // A counter ends at 64 bits: a limit beyond that is none.
+        counted.saturating_add(self.room())
+    }
+}
+
+/// The kinds of gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateKind {
+    /// Stops nothing, counts.
+    Observe,
+    /// Limits a trace source.
+    Trace,
+}
+
+impl GateKind {
+    /// What the agent calls it towards the cloud.
+    #[must_use]
+    pub const fn capability(self) -> &'static str {
+        match self {
+            GateKind::Observe => "gate-observe",
+            GateKind::Trace => "gate-trace",
+        }
+    }
+}
+
+/// A gate. It begins shut.
+#[derive(Debug)]
+pub struct Gate {
+    kind: GateKind,
+    reach: Reach,
+    /// Octets that passed and should not have.
+    passed: u64,
+    /// Whether that was said since the gate was set.
+    said: bool,
+}
+
+impl Gate {
+    /// A gate that lets nothing pass yet. Call it before the first reading.
+    pub fn shut(kind: GateKind, source: &mut dyn Source) -> Gate {
+        match kind {
+            GateKind::Observe => {}
+            GateKind::Trace => source.limit(Some(0)),
+        }
+        Gate {
+            kind,
+            reach: Reach {
+                used: Octets::ZERO,
+                until: Octets::ZERO,
+            },
+            passed: 0,
+            said: true,
+        }
+    }
+
+    /// Sets it. `counted` is what the counter showed (up + down) when `used` octets were used; without a reading yet
+    /// nothing may pass.
+    pub fn set(
+        &mut self,
+        state: &GateState,
+        used: Octets,
+        counted: Option<u64>,
+        source: &mut dyn Source,
+    ) {
+        let reach = Reach::of(state, used);
+        match self.kind {
+            GateKind::Observe => {}
+            GateKind::Trace => {
+                let limit = counted.map_or(0, |counted| reach.on_counter(counted));
+                source.limit(Some(limit));
+            }
+        }
+        if reach != self.reach {
+            tracing::debug!(open = state.open, ceiling = %state.ceiling, %used, room = reach.room(), "gate set");
+            self.said = false;
+        }
+        self.reach = reach;
+    }
+
+    /// Takes note of the used total after a step.
+    pub fn metered(&mut self, used: Octets) {
+        let passed = used.beyond(self.reach.until.max(self.reach.used));
+        self.reach.used = self.reach.used.max(used);
+        if passed == 0 {
+            return;
+        }
+        self.passed = self.passed.saturating_add(passed);
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::info!(octets = passed, until = %self.reach.until, "traffic passed that a gate in the kernel would have stopped");
+        }
+    }
+
+    /// Octets that passed and should not have, since the start.
+    #[must_use]
+    pub const fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> GateKind {
+        self.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::counter::{Reading, SourceError};
+    use super::*;
+
+    #[derive(Default)]
+    struct Limited(Option<u64>);
+
+    impl Source for Limited {
+        fn read(&mut self, _: u64) -> Result<Reading, SourceError> {
+            Err(SourceError::Closed)
+        }
+        fn limit(&mut self, position: Option<u64>) {
+            self.0 = position;
+        }
+        fn finished(&self) -> bool {
+            false
+        }
+        fn close(&mut self) {}
+    }
+
+    fn state(open: bool, ceiling: u64) -> GateState {
+        GateState {
+            open,
+            ..GateState::shut(Octets(ceiling), Octets(ceiling))
+        }
+    }
+
+    #[test]
+    fn a_ceiling_becomes_a_position_on_the_counter() {
+        let mut source = Limited::default();
+        let mut gate = Gate::shut(GateKind::Trace, &mut source);
+        assert_eq!(source.0, Some(0), "shut before the first reading");
+        gate.set(&state(false, 500), Octets(200), None, &mut source);
+        assert_eq!(source.0, Some(0), "shut until a reading is known");
+        gate.set(&state(false, 500), Octets(200), Some(1_200), &mut source);
+        assert_eq!(source.0, Some(1_200), "shut: not one octet more");
+        gate.set(&state(true, 500), Octets(200), Some(1_200), &mut source);
+        assert_eq!(source.0, Some(1_500));
+        gate.set(&state(true, 500), Octets(700), Some(1_700), &mut source);
+        assert_eq!(
+            source.0,
+            Some(1_700),
+            "a ceiling already passed takes nothing back"
+        );
+        gate.set(&state(true, u64::MAX), Octets(0), Some(5), &mut source);
+        assert_eq!(source.0, Some(u64::MAX));
+    }
+
+    #[test]
+    fn observe_limits_nothing_and_counts_what_passed() {
+        let mut source = Limited::default();
+        let mut gate = Gate::shut(GateKind::Observe, &mut source);
+        gate.set(&state(false, 0), Octets(100), Some(100), &mut source);
+        gate.metered(Octets(130));
+        assert_eq!(gate.passed(), 30);
+        gate.set(&state(true, 1_000), Octets(130), Some(130), &mut source);
+        gate.metered(Octets(900));
+        assert_eq!(gate.passed(), 30);
+        gate.metered(Octets(1_010));
+        gate.metered(Octets(1_010));
+        gate.metered(Octets(1_015));
+        assert_eq!(gate.passed(), 45);
+        gate.set(
+            &state(false, 1_015),
+            Octets(1_015),
+            Some(1_015),
+            &mut source,
+        );
+        gate.metered(Octets(1_020));
+        assert_eq!(gate.passed(), 50);
+        assert_eq!(source.0, None);
+    }
+
+    #[test]
+    fn a_new_epoch_begins_the_axis_anew() {
+        let mut source = Limited::default();
+        let mut gate = Gate::shut(GateKind::Observe, &mut source);
+        gate.set(&state(true, 5_000), Octets(4_000), Some(4_000), &mut source);
+        gate.metered(Octets(4_500));
+        gate.set(&state(false, 0), Octets(0), Some(4_500), &mut source);
+        gate.metered(Octets(7));
+        assert_eq!(gate.passed(), 7);
+    }
+}

@@ -1,0 +1,204 @@
+//! The real [`World`]: store, meter, gate and broker behind the agent's effects.
+
+use std::collections::VecDeque;
+
+use simquota_shared::units::Octets;
+use tokio::runtime::Handle;
+
+use super::line::Line;
+use super::metering::Metering;
+use super::queue::{Event, Orders};
+use super::status::{Snapshot, StatusFile};
+use super::{RunError, notice};
+use crate::agent::{Agent, Commit, Durable, GateState, Input, Load, Notice, Now, Outgoing, Row};
+use crate::config::{ClockKind, Settings};
+use crate::io::clock;
+use crate::io::gate::Gate;
+use crate::io::mirror::Mirror;
+use crate::io::mqtt::OptionsError;
+use crate::io::post::Post;
+use crate::io::recover::Opened;
+use crate::io::store::{Store, StoreError};
+use crate::shell::World;
+
+/// 2024-01-01. A clock before that was never set.
+const CLOCK_SET_MS: u64 = 1_704_067_200_000;
+
+/// Everything of a device but its agent.
+pub(super) struct Machine<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) orders: Orders,
+    /// Events that came while nobody could take them.
+    pub(super) kept: VecDeque<Event>,
+    /// The last input was a tick.
+    pub(super) ticked: bool,
+    pub(super) metering: Metering,
+    pub(super) gate: Gate,
+    pub(super) line: Option<Line>,
+    pub(super) post: Post,
+    pub(super) refused: u64,
+    pub(super) file: StatusFile,
+    pub(super) store_error: Option<String>,
+    runtime: Handle,
+    lines: u64,
+    store: Option<Store>,
+    mirror: Mirror,
+    mirror_failed: bool,
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        orders: Orders,
+        runtime: &Handle,
+        opened: Opened,
+    ) -> Result<(Machine<'a>, Option<Durable>), RunError> {
+        let Opened {
+            store,
+            mirror,
+            state,
+        } = opened;
+        let mut metering = Metering::open(settings, orders.bell())?;
+        let gate = Gate::shut(settings.gate, metering.source());
+        let machine = Machine {
+            settings,
+            orders,
+            kept: VecDeque::new(),
+            ticked: false,
+            metering,
+            gate,
+            line: None,
+            post: Post::new(settings.enrolment.clone()),
+            refused: 0,
+            file: StatusFile::new(settings.status_file.clone()),
+            store_error: None,
+            runtime: runtime.clone(),
+            lines: 0,
+            store: Some(store),
+            mirror,
+            mirror_failed: false,
+        };
+        Ok((machine, state))
+    }
+
+    /// A new line to the broker, whose will is this agent's. The one before is cut.
+    pub(super) fn connect(&mut self, agent: &Agent) -> Result<(), OptionsError> {
+        self.line = None;
+        self.lines = self.lines.saturating_add(1);
+        self.line = Some(Line::open(
+            self.lines,
+            &self.settings.broker,
+            &self.post,
+            agent,
+            &self.orders,
+            &self.runtime,
+        )?);
+        Ok(())
+    }
+
+    pub(super) fn set_gate(&mut self, gate: &GateState, used: Octets) {
+        let counted = self.metering.counted();
+        self.gate.set(gate, used, counted, self.metering.source());
+    }
+
+    /// The store can't be trusted any more.
+    pub(super) fn drop_store(&mut self, error: &StoreError) {
+        self.store = None;
+        self.store_error = Some(error.to_string());
+    }
+
+    pub(super) fn take_store(&mut self, store: Store, mirror: Mirror) {
+        self.store = Some(store);
+        self.mirror = mirror;
+        self.store_error = None;
+    }
+
+    pub(super) fn snapshot(&self, agent: &Agent) -> Snapshot {
+        let broker = &self.settings.broker;
+        let line = self.line.as_ref();
+        let mut view = agent.status_view();
+        // An agent without a store is thrown away before it could say so itself.
+        view.gate_open &= self.store_error.is_none();
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            time_ms: clock::wall_ms(),
+            key_id: self.settings.enrolment.kid.to_string(),
+            broker: format!("{}:{}", broker.host, broker.port),
+            broker_error: line.and_then(Line::error).map(str::to_owned),
+            source: self.metering.name().to_owned(),
+            source_error: self.metering.error().map(str::to_owned),
+            source_finished: self.metering.finished(),
+            gate: self.gate.kind(),
+            passed_gate: self.gate.passed(),
+            refused_messages: self.refused,
+            store_error: self.store_error.clone(),
+            agent: view,
+        }
+    }
+
+    fn store(&mut self) -> Result<&mut Store, StoreError> {
+        let path = &self.settings.data;
+        self.store
+            .as_mut()
+            .ok_or_else(|| StoreError::Poisoned { path: path.clone() })
+    }
+}
+
+impl World for Machine<'_> {
+    type Stop = StoreError;
+
+    fn now(&mut self) -> Now {
+        let wall_ms = match self.settings.clock {
+            ClockKind::None => None,
+            ClockKind::System => Some(clock::wall_ms()).filter(|now_ms| *now_ms >= CLOCK_SET_MS),
+        };
+        Now {
+            mono_ms: clock::monotonic_ms(),
+            wall_ms,
+        }
+    }
+
+    fn lower(&mut self, gate: &GateState, used: Octets) -> Result<(), StoreError> {
+        self.set_gate(gate, used);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Input, StoreError> {
+        Ok(self.metering.read(clock::monotonic_ms()))
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {
+        self.store()?.commit(&commit)?;
+        // After the store: what the mirror shows was durable there.
+        let mirrored = self.mirror.write(&commit.state);
+        let failed = mirrored.is_err();
+        if let Err(error) = mirrored
+            && !self.mirror_failed
+        {
+            tracing::warn!(%error, "epoch and used total were not mirrored; a store that is lost now loses more");
+        }
+        self.mirror_failed = failed;
+        Ok(())
+    }
+
+    fn raise(&mut self, gate: &GateState, used: Octets) -> Result<(), StoreError> {
+        self.set_gate(gate, used);
+        Ok(())
+    }
+
+    fn publish(&mut self, message: Outgoing) -> Result<(), StoreError> {
+        if let Some(line) = &self.line {
+            line.publish(&self.post, &message);
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, load: Load) -> Result<Vec<Row>, StoreError> {
+        self.store()?.load(load)
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        notice::tell(&notice);
+    }
+}
