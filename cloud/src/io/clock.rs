@@ -1,5 +1,6 @@
 //! The only place of this crate that reads a clock. Everything else takes the time as an argument.
 
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use governor::clock::Clock;
@@ -17,6 +18,15 @@ pub fn now() -> UnixMillis {
             .and_then(|since| u64::try_from(since.as_millis()).ok())
             .unwrap_or(0),
     )
+}
+
+/// The service's time: the wall clock at its first reading, carried on by a clock that never jumps. Leases run on
+/// it: a wall clock that is set forward by half an hour would end leases whose grants still hold on the devices.
+#[must_use]
+pub fn steady() -> UnixMillis {
+    static START: OnceLock<(u64, u64)> = OnceLock::new();
+    let (wall_ms, started_ms) = *START.get_or_init(|| (now().value(), monotonic_ms()));
+    UnixMillis(wall_ms.saturating_add(monotonic_ms().saturating_sub(started_ms)))
 }
 
 /// Nanoseconds on a clock that never jumps and goes on while the machine is suspended (`CLOCK_BOOTTIME`): a

@@ -226,7 +226,7 @@ impl Pipeline {
     /// Verifies, admits, decides and makes durable. On failure the ledger in memory is not to be used any more.
     fn attempt(&mut self, works: &[(Lane, Delivery)], fresh: bool) -> Result<Done, Failure> {
         let now_ms = clock::monotonic_ms();
-        let now = clock::now();
+        let now = clock::steady();
         let mut done = Done::default();
         let mut turned_away = Vec::new();
         let mut turn = Turn::new(&mut self.ledger, &self.rules, now);
@@ -296,7 +296,7 @@ impl Pipeline {
             refusals,
             queries,
         } = done;
-        let now = clock::now();
+        let now = clock::steady();
         for (index, refusal) in refusals {
             if let Some((_, delivery)) = works.get(index) {
                 let topic = delivery.topic().unwrap_or("(not text)");

@@ -86,7 +86,7 @@ impl Service {
             let admin: KeyId = ADMIN.parse()?;
             // Without its key nobody could ever command this service.
             folder.latest_person(&admin)?;
-            commit_first(&mut store, &mut ledger, &config.rules, clock::now(), &admin)?;
+            commit_first(&mut store, &mut ledger, &config.rules, clock::steady(), &admin)?;
             tracing::info!(key = %admin, "first admin key admitted");
         }
         let runtime = Builder::new_multi_thread()
@@ -208,7 +208,7 @@ fn connect(
 }
 
 fn last_will(config: &Config, node_key: &SigningKey) -> Result<Will, ServeError> {
-    let lost = node_status(&config.node, false, "lost", clock::now());
+    let lost = node_status(&config.node, false, "lost", clock::steady());
     let lost = lost.ok_or_else(|| ServeError::Will("its status has no form".to_owned()))?;
     let topic = lost.topic.to_string();
     let kid = Kid::first(&config.node);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use simquota_shared::units::Octets;
 
 use super::*;
+use crate::io::gate::GateKind;
 
 const PATH: &str = "edge.toml";
 

@@ -24,8 +24,8 @@ pub(super) struct Metering {
     watch: Option<Watch>,
     /// Up + down at the last reading.
     counted: Option<u64>,
-    /// Whose life the last reading was of, while that life may go on.
-    identity: Option<counter::Identity>,
+    /// The last reading, while the life that it is of may go on.
+    last: Option<counter::Reading>,
     error: Option<String>,
     /// Read since [`Metering::met_gate`] was last asked.
     fresh: bool,
@@ -34,7 +34,7 @@ pub(super) struct Metering {
 struct Watch {
     events: Receiver<LinkEvent>,
     kept: VecDeque<LinkEvent>,
-    _thread: LinkWatch,
+    _thread: Option<LinkWatch>,
 }
 
 impl Metering {
@@ -59,7 +59,7 @@ impl Metering {
                 let watch = Watch {
                     events,
                     kept: VecDeque::new(),
-                    _thread: thread,
+                    _thread: Some(thread),
                 };
                 let name = format!("interface {}", options.interface);
                 (Box::new(source), name, Some(watch))
@@ -78,7 +78,7 @@ impl Metering {
             name,
             watch,
             counted: None,
-            identity: None,
+            last: None,
             error: None,
             fresh: false,
         })
@@ -93,8 +93,12 @@ impl Metering {
                     tracing::info!(source = self.name, "meter can be read again");
                 }
                 // The last octets of a life come before the first ones of the next.
-                let reading = self.last_of_before(&reading).unwrap_or(reading);
-                Input::Reading(self.take(reading))
+                let Some(last) = self.last_of_before(&reading) else {
+                    return Input::Reading(self.take(reading));
+                };
+                let last = self.take(last);
+                self.last = None;
+                Input::Reading(last)
             }
             Err(error) => {
                 let error = error.to_string();
@@ -108,34 +112,28 @@ impl Metering {
     }
 
     fn take(&mut self, reading: counter::Reading) -> Reading {
-        let counter::Reading {
-            identity,
-            up,
-            down,
-            packets_up: _,
-            packets_down: _,
-        } = reading;
-        self.counted = Some(up.saturating_add(down));
-        let named = Identity {
-            boot_id: Text::clipped(&identity.boot_id),
-            netns: identity.namespace,
-            index: u64::from(identity.index),
-            name: Text::clipped(&identity.name),
-        };
-        self.identity = Some(identity);
-        Reading {
-            identity: named,
-            up,
-            down,
+        self.counted = Some(reading.up.saturating_add(reading.down));
+        let identity = &reading.identity;
+        let taken = Reading {
+            identity: Identity {
+                boot_id: Text::clipped(&identity.boot_id),
+                netns: identity.namespace,
+                index: u64::from(identity.index),
+                name: Text::clipped(&identity.name),
+            },
+            up: reading.up,
+            down: reading.down,
             own: 0,
-        }
+        };
+        self.last = Some(reading);
+        taken
     }
 
     /// What a counter showed at its end, if `reading` is the first of another one.
     fn last_of_before(&mut self, reading: &counter::Reading) -> Option<counter::Reading> {
-        let before = self.identity.clone()?;
+        let before = self.last.clone()?;
         let watch = self.watch.as_mut()?;
-        if before == reading.identity {
+        if before.identity == reading.identity {
             return None;
         }
         loop {
@@ -162,13 +160,16 @@ impl Metering {
         Some(match event {
             LinkEvent::Up { .. } => vec![Input::ReturnSim],
             LinkEvent::Down { .. } | LinkEvent::Resync => Vec::new(),
-            LinkEvent::Removed { last, .. } => {
+            LinkEvent::Removed { index, last } => {
                 // The SIM is out of reach (S33, S5): its last octets are stored, the rest of the grant goes back.
                 let closed = self.source.finished();
-                let same =
-                    last.filter(|last| !closed && self.identity.as_ref() == Some(&last.identity));
-                let reading = same.map(|last| Input::Reading(self.take(last)));
-                self.identity = None;
+                let before = self.last.as_ref().filter(|_| !closed);
+                let last = last
+                    .zip(before)
+                    .and_then(|(last, before)| ending(last, before));
+                let reading = last.map(|last| Input::Reading(self.take(last)));
+                // Another life may have begun, and been read, before the word of this end came.
+                self.last.take_if(|known| known.identity.index == index);
                 reading.into_iter().chain([Input::LeaveSim]).collect()
             }
             LinkEvent::Failed { reason } => {
@@ -217,13 +218,126 @@ impl Metering {
     }
 }
 
-/// Takes the final reading of the life `of` out of its removal.
-fn last_of(event: &mut LinkEvent, of: &counter::Identity) -> Option<counter::Reading> {
+/// Takes the final reading out of the removal of the life that `before` is of.
+fn last_of(event: &mut LinkEvent, before: &counter::Reading) -> Option<counter::Reading> {
     match event {
-        LinkEvent::Removed { last, .. } => last.take_if(|last| last.identity == *of),
+        LinkEvent::Removed { last, .. } => {
+            let last = last.take_if(|last| last.identity == before.identity)?;
+            ending(last, before)
+        }
         LinkEvent::Up { .. }
         | LinkEvent::Down { .. }
         | LinkEvent::Resync
         | LinkEvent::Failed { .. } => None,
+    }
+}
+
+/// The final counters of a life, if they are of the life that `before` was read in.
+///
+/// A driver may have taken half of its statistics down by then (veth receives nothing any more once its peer is
+/// gone). A counter that goes back within a life would read as one that began anew, and all of it would be counted
+/// again: what was read before stands in that direction.
+fn ending(last: counter::Reading, before: &counter::Reading) -> Option<counter::Reading> {
+    (last.identity == before.identity).then(|| counter::Reading {
+        up: last.up.max(before.up),
+        down: last.down.max(before.down),
+        ..last
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn reading(index: u32, up: u64, down: u64) -> counter::Reading {
+        counter::Reading {
+            identity: counter::Identity {
+                boot_id: "b".to_owned(),
+                namespace: 1,
+                index,
+                name: "wwan0".to_owned(),
+            },
+            up,
+            down,
+            packets_up: 0,
+            packets_down: 0,
+        }
+    }
+
+    /// An interface that shows these readings, one after the other.
+    struct Shown(Vec<counter::Reading>);
+
+    impl Source for Shown {
+        fn read(&mut self, _: u64) -> Result<counter::Reading, SourceError> {
+            let next = (self.0.len() > 1).then(|| self.0.remove(0));
+            next.or_else(|| self.0.first().cloned())
+                .ok_or(SourceError::Closed)
+        }
+        fn limit(&mut self, _: Option<u64>) {}
+        fn finished(&self) -> bool {
+            false
+        }
+        fn close(&mut self) {}
+    }
+
+    fn metering(shown: Vec<counter::Reading>) -> (Metering, std::sync::mpsc::Sender<LinkEvent>) {
+        let (sender, events) = channel();
+        let watch = Watch {
+            events,
+            kept: VecDeque::new(),
+            _thread: None,
+        };
+        let metering = Metering {
+            source: Box::new(Shown(shown)),
+            name: "interface wwan0".to_owned(),
+            watch: Some(watch),
+            counted: None,
+            last: None,
+            error: None,
+            fresh: false,
+        };
+        (metering, sender)
+    }
+
+    fn removed(last: counter::Reading) -> LinkEvent {
+        LinkEvent::Removed {
+            index: last.identity.index,
+            last: Some(last),
+        }
+    }
+
+    fn shown(input: &Input) -> (u64, u64, u64) {
+        match input {
+            Input::Reading(reading) => (reading.identity.index, reading.up, reading.down),
+            _ => (0, 0, 0),
+        }
+    }
+
+    #[test]
+    fn a_removal_brings_the_last_octets_and_leaves_the_sim() {
+        let (mut metering, events) = metering(vec![reading(2, 10, 20)]);
+        assert_eq!(shown(&metering.read(0)), (2, 10, 20));
+        events.send(removed(reading(2, 15, 0))).unwrap();
+        let inputs = metering.next_link_event().unwrap();
+        // 0 received is the statistics being taken down, not a counter that began anew.
+        assert_eq!(shown(inputs.first().unwrap()), (2, 15, 20));
+        assert_eq!(inputs.last(), Some(&Input::LeaveSim));
+        assert_eq!(inputs.len(), 2);
+        assert!(metering.next_link_event().is_none());
+    }
+
+    #[test]
+    fn the_end_of_one_life_is_read_before_the_beginning_of_the_next() {
+        let (mut metering, events) = metering(vec![reading(2, 10, 20), reading(3, 1, 1)]);
+        metering.read(0);
+        events.send(removed(reading(2, 11, 22))).unwrap();
+        events.send(LinkEvent::Up { index: 3 }).unwrap();
+        assert_eq!(shown(&metering.read(1)), (2, 11, 22));
+        assert_eq!(shown(&metering.read(2)), (3, 1, 1));
+        // The word of the removal leaves the SIM all the same, and counts nothing a second time.
+        assert_eq!(metering.next_link_event(), Some(vec![Input::LeaveSim]));
+        assert_eq!(metering.next_link_event(), Some(vec![Input::ReturnSim]));
     }
 }

@@ -1,7 +1,7 @@
 //! The one queue through which the world reaches the agent's thread.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel as queue};
+use std::sync::mpsc::{Receiver, Sender, channel as queue};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -115,11 +115,8 @@ impl Control {
 impl Orders {
     /// The next event; none when the time is over.
     pub(super) fn wait(&self, at_most: Duration) -> Option<Event> {
-        match self.receiver.recv_timeout(at_most) {
-            Ok(event) => Some(event),
-            // This end holds a sender itself, so the queue is never without one.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // An error is the end of the time: this end holds a sender itself, so the queue is never without one.
+        self.receiver.recv_timeout(at_most).ok()
     }
 
     pub(super) fn show(&self, snapshot: Snapshot) {

@@ -62,7 +62,7 @@ impl Bench {
         let path = dir.path().join("edge.toml");
         let text = format!(
             "[broker]\nhost = \"127.0.0.1\"\nport = {port}\n\
-             [source]\nkind = \"trace\"\nfile = \"t.csv\"\nspeed = 20\npoll_ms = 20\n\
+             [source]\nkind = \"trace\"\nfile = \"t.csv\"\nspeed = 30\npoll_ms = 20\n\
              [quota]\nwant = \"800 kB\"\n[end]\nshutdown_s = 30\n{more}"
         );
         let settings = Config::parse(&text, &path)

@@ -83,6 +83,7 @@ enum Event {
     CloudTurn,
     CloudBack,
     Sweep,
+    Vanish(usize),
     Fault(Fault),
 }
 
@@ -138,6 +139,8 @@ pub(super) struct Simulation {
     story: Story,
     trace: Option<Trace>,
     pub(super) resting: bool,
+    /// The latest acknowledgement to each device: a broker may repeat it after the device began anew.
+    last_ack: BTreeMap<usize, Vec<u8>>,
     /// Old states of stores, for rollbacks.
     snapshots: BTreeMap<usize, Disk>,
     /// The journal's length at the last backup.
@@ -181,6 +184,7 @@ pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bo
         story,
         trace: plot.then(Trace::default),
         resting: false,
+        last_ack: BTreeMap::new(),
         snapshots: BTreeMap::new(),
         unsettled: BTreeSet::new(),
         restored: false,
@@ -267,7 +271,7 @@ impl Simulation {
             if at >= busy && !self.resting {
                 self.now = busy;
                 self.rest();
-                if matches!(event, Event::Burst(_) | Event::Fault(_)) {
+                if matches!(event, Event::Burst(_) | Event::Fault(_) | Event::Vanish(_)) {
                     continue;
                 }
             }
@@ -348,6 +352,7 @@ impl Simulation {
                 self.schedule_turn();
             }
             Event::Sweep => self.sweep(),
+            Event::Vanish(n) => self.go_offline(n),
             Event::Fault(fault) => self.fault(fault),
         }
     }
@@ -455,6 +460,12 @@ impl Simulation {
         let epoch = Epoch(self.dice.next() >> 1);
         let device = &mut self.devices[n];
         let Some(agent) = device.agent.take() else { return };
+        // Without a lost store, a rolled-back flash or a restored cloud the two sides never disagree for good.
+        if self.plan.store_reset + self.plan.rollback + self.plan.backup_restore == 0 {
+            let view = agent.status_view();
+            self.fail(format!("device {n}: begins a new epoch for no reason that there is; used {}", view.used));
+        }
+        let device = &mut self.devices[n];
         let before = agent.state().epoch;
         let state: Durable = agent.successor(epoch);
         let used = agent.used().value();
@@ -465,6 +476,7 @@ impl Simulation {
         device.life += 1;
         device.wake_at = None;
         self.figures.new_epochs += 1;
+        self.repeat_late(n);
         self.tell(|| format!("dev{n}"), || format!("begins epoch {epoch}, closes {before} at {used}"));
         let at = self.now + 1000;
         self.at(at, Event::Start(n));
@@ -547,6 +559,16 @@ impl Simulation {
         if self.resting { 1 + self.dice.below(200) } else { 1 + self.dice.spread(self.plan.delay_ms) }
     }
 
+    /// What was said to the epoch before comes again in the next one.
+    fn repeat_late(&mut self, n: usize) {
+        if let Some(payload) = self.last_ack.get(&n).cloned() {
+            for _ in 0..3 {
+                let (at, life) = (self.now + self.dice.below(24 * HOUR), self.devices[n].life);
+                self.at(at, Event::Deliver(n, life, Down::Usage, payload.clone()));
+            }
+        }
+    }
+
     /// A broker may keep a copy for hours, and deliver it to whoever is there then.
     fn held(&mut self, copy: u64) -> u64 {
         if copy > 0 && self.dice.permille(300) { self.dice.spread(3 * HOUR) } else { 0 }
@@ -570,6 +592,11 @@ impl Simulation {
         }
         if self.mutant == Some(Mutant::DeleteOnPuback) && up == Up::Usage {
             self.delete_on_puback(n, &payload);
+        }
+        if up == Up::Credit && !self.resting && self.dice.permille(self.plan.fickle_permille) {
+            // The link goes in the middle of an exchange, and stays away.
+            let at = self.now + 1;
+            self.at(at, Event::Vanish(n));
         }
         for copy in 0..self.copies() {
             let at = self.now + self.delay() + self.held(copy);
@@ -697,6 +724,9 @@ impl Simulation {
             let Topic::Down(device, down) = &message.topic else { continue };
             let Some(n) = self.names.iter().position(|name| name == device) else { continue };
             self.check_answer(device, *down, &message.payload);
+            if *down == Down::Usage {
+                self.last_ack.insert(n, message.payload.clone());
+            }
             if message.retain {
                 self.retained.insert(n, message.payload.clone());
             }
@@ -942,6 +972,7 @@ impl Simulation {
             self.devices[n].body.disk.state = Some(Durable::fresh(epoch, Some(closes), ZoneId::home()));
         }
         self.figures.new_epochs += 1;
+        self.repeat_late(n);
         self.tell(|| format!("dev{n}"), || format!("loses its store, mirror kept: {with_mirror}"));
         self.at(now + 1000, Event::Start(n));
     }
@@ -1063,7 +1094,7 @@ impl Simulation {
     fn rest(&mut self) {
         self.resting = true;
         self.tell(|| "world".to_owned(), || "comes to rest".to_owned());
-        self.queue.retain(|_, event| !matches!(event, Event::Burst(_) | Event::Fault(_)));
+        self.queue.retain(|_, event| !matches!(event, Event::Burst(_) | Event::Fault(_) | Event::Vanish(_)));
         let fleet = cloud::fleet();
         self.cloud.down_until = None;
         self.schedule_turn();

@@ -80,7 +80,7 @@ impl Pipeline {
 
     /// Lets leases run out and packages end; what is left of it is due in the next loop, after the next batch.
     pub(super) fn sweep(&mut self) -> Result<(), ServeError> {
-        let mut turn = Turn::new(&mut self.ledger, &self.rules, clock::now());
+        let mut turn = Turn::new(&mut self.ledger, &self.rules, clock::steady());
         let swept = turn.sweep(SWEEP_MAX);
         let Turn {
             entries, outgoing, ..
@@ -132,7 +132,7 @@ impl Pipeline {
             self.checkpoint();
         }
         if self.post.is_connected(Lane::Control) {
-            let stopped = self.operators.status(false, "stopped", clock::now());
+            let stopped = self.operators.status(false, "stopped", clock::steady());
             self.send_all(stopped.as_slice(), Deadline::within_ms(self.send_wait_ms));
         }
         self.say_goodbye();

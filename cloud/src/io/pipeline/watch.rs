@@ -225,7 +225,7 @@ impl Pipeline {
             let names: Vec<&str> = silent.iter().map(|lane| lane.name()).collect();
             format!("subscriptions do not deliver: {}", names.join(", "))
         };
-        let status = self.operators.status(true, &state, clock::now());
+        let status = self.operators.status(true, &state, clock::steady());
         self.send_all(status.as_slice(), Deadline::within_ms(0));
     }
 
@@ -236,7 +236,7 @@ impl Pipeline {
         let devices = self.ledger.devices.len() as u64;
         let figures = self
             .operators
-            .statistics(self.ledger.last, devices, clock::now());
+            .statistics(self.ledger.last, devices, clock::steady());
         self.send_all(figures.as_slice(), Deadline::within_ms(0));
     }
 

@@ -409,7 +409,9 @@ fn registered(boot: Boot) -> RegisterAnswer {
         }),
         policy: Some(policy()),
         retry_s: None,
-    }, mark: simquota_shared::units::Seq::ZERO, total: simquota_shared::units::Octets::ZERO }, mark: simquota_shared::units::Seq::ZERO, total: simquota_shared::units::Octets::ZERO }
+        mark: simquota_shared::units::Seq::ZERO,
+        total: simquota_shared::units::Octets::ZERO,
+    }
 }
 
 /// A grant up to `ceiling`, valid for an hour, with 20 % of what is granted as threshold.
