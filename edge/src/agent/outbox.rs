@@ -56,6 +56,8 @@ pub(super) struct Outbox {
     doubted_ms: u64,
     /// What the cloud says at this time of its own or later, it says after all that we acted upon.
     pub(super) fresh_from: Option<UnixMillis>,
+    /// When the cloud first said that its mark is below ours; it was asked again since.
+    fell: Option<UnixMillis>,
     /// The batch that was called damaged, and whether it was sent again since.
     damaged: Option<(Seq, bool)>,
     /// The next report by the interval.
@@ -78,6 +80,7 @@ impl Outbox {
             doubts: 0,
             doubted_ms: 0,
             fresh_from: None,
+            fell: None,
             damaged: None,
             report_ms,
         }
@@ -263,6 +266,7 @@ impl Agent {
             return self.disagree(Disagreement::TotalDiffers);
         }
         self.outbox.doubts = 0;
+        self.outbox.fell = None;
         if ack.mark > self.state.acked {
             self.on_progress(ack);
         }
@@ -320,32 +324,45 @@ impl Agent {
 
     /// A mark below ours is a repeat that came late, or the cloud was restored from an older backup.
     ///
-    /// It is meant when the cloud says it later, by its own clock, than all that we acted upon; or, should that
-    /// clock have gone back, when it says so three times. Then the outbox goes back: the rows may still be in the
-    /// store. If they are not, the epoch ends, and its used total tells the cloud what it has forgotten.
+    /// It is meant when the cloud says it twice, later by its own clock than all that we acted upon, the second time
+    /// in answer to a status; or, should that clock have gone back, three times in answer to usage. Then the outbox
+    /// goes back: the rows may still be in the store. If they are not, the epoch ends, and its used total tells the
+    /// cloud what it has forgotten.
     fn on_lower_mark(&mut self, ack: &UsageAck) {
-        let fresh = self.outbox.fresh_from.is_some_and(|from| ack.now >= from);
-        if !fresh && !self.doubted_enough(ack) {
-            return;
+        if self.said_twice(ack.now) || self.doubted_enough(ack) {
+            self.outbox.fresh_from = ack.now.next();
+            self.mark_fell(ack.mark, ack.total);
         }
-        self.outbox.fresh_from = ack.now.next();
-        self.mark_fell(ack.mark, ack.total);
+    }
+
+    fn said_twice(&mut self, said: UnixMillis) -> bool {
+        if self.outbox.fresh_from.is_none_or(|from| said < from) {
+            return false;
+        }
+        match self.outbox.fell {
+            Some(before) => said > before,
+            None => {
+                self.outbox.fell = Some(said);
+                self.publish_status(true);
+                false
+            }
+        }
     }
 
     /// The registration answer says where the ledger stands with this epoch.
     pub(super) fn on_registered_mark(&mut self, answer: &RegisterAnswer) {
-        let fresh = self.outbox.fresh_from.is_none_or(|from| answer.now >= from);
         self.outbox.fresh_from = self.outbox.fresh_from.max(Some(answer.now));
         let waiting = u64::try_from(self.rows.len()).unwrap_or(u64::MAX);
         if answer.mark > Seq(self.state.last_seq().beyond(Seq(waiting))) {
             self.disagree(Disagreement::AckAhead);
-        } else if fresh && answer.mark < self.state.acked {
+        } else if answer.mark < self.state.acked && self.said_twice(answer.now) {
             self.mark_fell(answer.mark, answer.total);
         }
     }
 
     fn mark_fell(&mut self, mark: Seq, total: Octets) {
         self.outbox.doubts = 0;
+        self.outbox.fell = None;
         self.notices.push(Notice::MarkFell {
             to: mark,
             from: self.state.acked,
