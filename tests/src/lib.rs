@@ -1,6 +1,7 @@
 //! What the suites, the demo, the simulator and the benchmarks share: brokers, processes, free ports.
 
 pub mod broker;
+pub mod demo;
 pub mod missing;
 pub mod port;
 pub mod process;

@@ -8,6 +8,7 @@
 )]
 
 mod broker;
+mod demo;
 mod process;
 mod simulator;
 

@@ -1,7 +1,7 @@
 //! What an entry means, in words: for people who ask where each octet went.
 
 use serde_cbor::Value;
-use simquota_shared::message::Kind;
+use simquota_shared::message::{Kind, Reason};
 use simquota_shared::message::usage::flag;
 use simquota_shared::units::{Octets, human};
 
@@ -46,6 +46,10 @@ pub fn steps(entry: &Entry) -> String {
             }
             if credit.code.is_success() && credit.kind != Kind::Final {
                 steps.push("S31");
+            }
+            // Also where the octets before it were in a sample already, and none is left to carry the flag.
+            if credit.reason == Reason::SWITCH {
+                steps.push("S33");
             }
         }
         Cause::Usage(usage) => {
