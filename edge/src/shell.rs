@@ -76,11 +76,26 @@ pub fn step<W: World>(agent: &mut Agent, input: Input, world: &mut W) -> Result<
 ///
 /// # Errors
 /// Whatever ended it; the agent must be thrown away.
-pub fn carry_out<W: World>(agent: &mut Agent, first: Effects, world: &mut W) -> Result<After, W::Stop> {
+pub fn carry_out<W: World>(
+    agent: &mut Agent,
+    first: Effects,
+    world: &mut W,
+) -> Result<After, W::Stop> {
     let mut after = After::default();
     let mut next = Some(first);
     while let Some(effects) = next.take() {
-        let Effects { lower, read, store, raise, publish, load, notices, wake_at_ms, new_epoch, done } = effects;
+        let Effects {
+            lower,
+            read,
+            store,
+            raise,
+            publish,
+            load,
+            notices,
+            wake_at_ms,
+            new_epoch,
+            done,
+        } = effects;
         after.wake_at_ms = wake_at_ms.or(after.wake_at_ms);
         after.new_epoch |= new_epoch;
         after.done |= done;

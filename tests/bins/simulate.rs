@@ -57,12 +57,19 @@ fn main() -> ExitCode {
             Some(mutant) => Some(*mutant),
             None => {
                 let names: Vec<&str> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
-                eprintln!("error: '{name}' is not a broken variant: use one of {}", names.join(", "));
+                eprintln!(
+                    "error: '{name}' is not a broken variant: use one of {}",
+                    names.join(", ")
+                );
                 return ExitCode::from(2);
             }
         },
     };
-    let size = Size { devices: arguments.devices, days: arguments.days, sample_s: arguments.sample_s };
+    let size = Size {
+        devices: arguments.devices,
+        days: arguments.days,
+        sample_s: arguments.sample_s,
+    };
     match arguments.seed {
         Some(seed) => one(seed, size, mutant, &arguments),
         None => many(size, mutant, &arguments),
@@ -70,19 +77,39 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> ExitCode {
-    let outcome = run(seed, size, mutant, Story::last(arguments.events), arguments.plot.is_some());
+    let outcome = run(
+        seed,
+        size,
+        mutant,
+        Story::last(arguments.events),
+        arguments.plot.is_some(),
+    );
     for line in outcome.story.lines() {
         println!("{line}");
     }
     if let (Some(path), Some(trace)) = (&arguments.plot, &outcome.trace) {
         if let Err(error) = std::fs::write(path, trace.svg(0, seed, size.days)) {
-            eprintln!("error: {} can't be written ({error}): choose another path", path.display());
+            eprintln!(
+                "error: {} can't be written ({error}): choose another path",
+                path.display()
+            );
             return ExitCode::from(2);
         }
         eprintln!("drawn: {}", path.display());
     }
-    let Figures { events, entries, really, charged, lost, deaths, cloud_crashes, dropped, new_epochs, digest, .. } =
-        &outcome.figures;
+    let Figures {
+        events,
+        entries,
+        really,
+        charged,
+        lost,
+        deaths,
+        cloud_crashes,
+        dropped,
+        new_epochs,
+        digest,
+        ..
+    } = &outcome.figures;
     println!(
         "seed {seed}: {events} events, {entries} entries, {really} octets passed, {charged} charged, {lost} lost with power or store, {deaths} deaths, {cloud_crashes} crashes of the cloud, {dropped} messages lost, {new_epochs} new epochs, digest {digest:016x}"
     );
@@ -111,11 +138,19 @@ fn many(size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> ExitCode {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                    if seed >= end
+                        || failed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .is_some()
+                    {
                         break;
                     }
                     let outcome = run(seed, size, mutant, Story::default(), false);
-                    add(&mut sums.lock().unwrap_or_else(PoisonError::into_inner), &outcome.figures);
+                    add(
+                        &mut sums.lock().unwrap_or_else(PoisonError::into_inner),
+                        &outcome.figures,
+                    );
                     if outcome.failure.is_some() {
                         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                         if failed.as_ref().is_none_or(|(first, _)| seed < *first) {
@@ -156,13 +191,33 @@ fn many(size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> ExitCode {
 }
 
 /// Tells a failing seed: shrunk to fewer days and devices where it still fails, and how to see it again.
-fn report(seed: u64, size: Size, mutant: Option<Mutant>, outcome: Outcome, arguments: &Arguments) -> ExitCode {
-    let fails = |size: Size| run(seed, size, mutant, Story::default(), false).failure.is_some();
+fn report(
+    seed: u64,
+    size: Size,
+    mutant: Option<Mutant>,
+    outcome: Outcome,
+    arguments: &Arguments,
+) -> ExitCode {
+    let fails = |size: Size| {
+        run(seed, size, mutant, Story::default(), false)
+            .failure
+            .is_some()
+    };
     let mut small = size;
-    while small.days > 1 && fails(Size { days: small.days - 1, ..small }) {
+    while small.days > 1
+        && fails(Size {
+            days: small.days - 1,
+            ..small
+        })
+    {
         small.days -= 1;
     }
-    while small.devices > 1 && fails(Size { devices: small.devices - 1, ..small }) {
+    while small.devices > 1
+        && fails(Size {
+            devices: small.devices - 1,
+            ..small
+        })
+    {
         small.devices -= 1;
     }
     let told = run(seed, small, mutant, Story::last(arguments.events), false);
@@ -180,17 +235,29 @@ fn report(seed: u64, size: Size, mutant: Option<Mutant>, outcome: Outcome, argum
     ExitCode::from(1)
 }
 
-fn progress(done: &AtomicU64, seeds: u64, size: Size, began: Instant, failed: &Mutex<Option<(u64, Outcome)>>) {
+fn progress(
+    done: &AtomicU64,
+    seeds: u64,
+    size: Size,
+    began: Instant,
+    failed: &Mutex<Option<(u64, Outcome)>>,
+) {
     if !std::io::stderr().is_terminal() {
         return;
     }
     loop {
         std::thread::sleep(Duration::from_millis(200));
         let so_far = done.load(Ordering::Relaxed);
-        let rate = (so_far * size.devices as u64 * size.days) as f64 / began.elapsed().as_secs_f64();
+        let rate =
+            (so_far * size.devices as u64 * size.days) as f64 / began.elapsed().as_secs_f64();
         eprint!("\r{so_far}/{seeds} seeds, {rate:.0} device-days/s ");
         let _ = std::io::stderr().flush();
-        if so_far >= seeds || failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if so_far >= seeds
+            || failed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some()
+        {
             eprintln!();
             return;
         }

@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use simquota_tests::sim::{Mutant, Outcome, Size, Story, run};
 
 /// Small worlds: two days, three devices.
-const SMALL: Size = Size { devices: 3, days: 2, sample_s: 600 };
+const SMALL: Size = Size {
+    devices: 3,
+    days: 2,
+    sample_s: 600,
+};
 
 fn play(seed: u64, mutant: Option<Mutant>) -> Outcome {
     run(seed, SMALL, mutant, Story::default(), false)
@@ -32,7 +36,10 @@ fn first_failure(seeds: u64, mutant: Option<Mutant>) -> Option<(u64, String)> {
                 })
             })
             .collect();
-        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().unwrap())
+            .collect::<Vec<_>>()
     });
     failures.into_iter().min()
 }
@@ -40,7 +47,9 @@ fn first_failure(seeds: u64, mutant: Option<Mutant>) -> Option<(u64, String)> {
 #[test]
 fn every_rule_holds_over_150_seeds() {
     if let Some((seed, what)) = first_failure(150, None) {
-        panic!("seed {seed}: {what}\nsee it: cargo simulate -- --seed {seed} --devices 3 --days 2 --events 400");
+        panic!(
+            "seed {seed}: {what}\nsee it: cargo simulate -- --seed {seed} --devices 3 --days 2 --events 400"
+        );
     }
 }
 
@@ -48,14 +57,21 @@ fn every_rule_holds_over_150_seeds() {
 fn two_runs_of_a_seed_are_the_same() {
     for seed in [3, 17, 42] {
         let (one, two) = (play(seed, None), play(seed, None));
-        assert!(one.figures.events > 1000, "seed {seed} is a world in which something happens");
+        assert!(
+            one.figures.events > 1000,
+            "seed {seed} is a world in which something happens"
+        );
         assert_eq!(one.figures, two.figures, "seed {seed}");
     }
 }
 
 #[test]
 fn a_seed_tells_the_same_story_on_every_machine() {
-    let size = Size { devices: 1, days: 1, sample_s: 600 };
+    let size = Size {
+        devices: 1,
+        days: 1,
+        sample_s: 600,
+    };
     let outcome = run(7, size, None, Story::last(100_000), false);
     let mut told = String::new();
     for line in outcome.story.lines().take(80) {
@@ -107,7 +123,11 @@ fn every_broken_variant_is_found_in_the_seed_named_for_it() {
             None => missed.push(mutant.name()),
         }
         // The same world without the defect is sound: it is the defect that was found.
-        assert_eq!(play(*seed, None).failure, None, "seed {seed} without a defect");
+        assert_eq!(
+            play(*seed, None).failure,
+            None,
+            "seed {seed} without a defect"
+        );
     }
     assert!(missed.is_empty(), "not found in their seeds: {missed:?}");
 }

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use simquota_shared::code::Code;
-use simquota_shared::ids::{CommandId, DeviceId, FleetId, PackageId};
 use simquota_shared::codec;
+use simquota_shared::ids::{CommandId, DeviceId, FleetId, PackageId};
 use simquota_shared::message::{Ack, Body, Command, Kind, Outcome};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Epoch, Octets};
@@ -300,7 +300,11 @@ impl Turn<'_> {
         let Some(device) = self.ledger.devices.get(id) else {
             return Ok(Verdict::Done);
         };
-        let Some(pending) = device.pending.get(&ack.number).filter(|pending| pending.id == ack.id) else {
+        let Some(pending) = device
+            .pending
+            .get(&ack.number)
+            .filter(|pending| pending.id == ack.id)
+        else {
             return Ok(Verdict::Done);
         };
         let newest = device.commands == ack.number;

@@ -1,9 +1,9 @@
 //! Registration: S11 (verify the device, register a cloud SIM to it) and S12 (bind them to the fleet).
 
 use simquota_shared::code::Code;
+use simquota_shared::codec;
 use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, Iccid, ZoneId};
-use simquota_shared::codec;
 use simquota_shared::message::{Command, Outcome, RegisterAnswer, RegisterRequest};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Octets, Seq};
@@ -155,24 +155,43 @@ impl Turn<'_> {
     /// there and closed; without that its reservation is released, and late samples are charged by their mark
     /// (DESIGN section 4, "When the two sides disagree").
     fn close_before(&mut self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Broken> {
-        let Some(device) = self.ledger.devices.get(id).filter(|device| device.epoch != request.epoch) else {
+        let Some(device) = self
+            .ledger
+            .devices
+            .get(id)
+            .filter(|device| device.epoch != request.epoch)
+        else {
             return Ok(());
         };
         let Some(axis) = device.axis() else {
             return Ok(());
         };
         let epoch = device.epoch;
-        let closes = request.closes.as_ref().filter(|closes| closes.epoch == epoch);
+        let closes = request
+            .closes
+            .as_ref()
+            .filter(|closes| closes.epoch == epoch);
         let Some(closes) = closes else {
-            return if axis.has_lease() { self.lapse(id, epoch) } else { Ok(()) };
+            return if axis.has_lease() {
+                self.lapse(id, epoch)
+            } else {
+                Ok(())
+            };
         };
         let total = closes.total.max(axis.charged);
-        let zone = axis.last.as_ref().map_or_else(ZoneId::home, |last| last.zone.clone());
+        let zone = axis
+            .last
+            .as_ref()
+            .map_or_else(ZoneId::home, |last| last.zone.clone());
         let (mut moves, from_segments) = self.payments(id, device, axis, total, &zone, 0)?;
         let (_, released) = axis.split(from_segments);
         // A package that pays out of what is available is not one whose reservation comes back: order does not matter.
         moves.extend(self.releases(&released)?);
-        let cause = Cause::Closed(Closed { epoch, total, from_segments });
+        let cause = Cause::Closed(Closed {
+            epoch,
+            total,
+            from_segments,
+        });
         self.record(Subject::Device(id.clone()), cause, moves)?;
         self.pool_gained(id)
     }
@@ -184,7 +203,11 @@ impl Turn<'_> {
             .devices
             .get(id)
             .map(|device| {
-                device.pending.iter().map(|(number, pending)| (*number, pending.message.clone())).collect()
+                device
+                    .pending
+                    .iter()
+                    .map(|(number, pending)| (*number, pending.message.clone()))
+                    .collect()
             })
             .unwrap_or_default();
         for (number, message) in pending {

@@ -112,7 +112,12 @@ impl Turn<'_> {
 
     /// A status never changes the ledger (DESIGN section 11, number 9). It is answered with the mark, or with the
     /// news that its epoch is not in force: after a restored backup a silent device would otherwise never find out.
-    pub(super) fn status(&mut self, id: &DeviceId, kid: &Kid, status: &Status) -> Result<Verdict, Broken> {
+    pub(super) fn status(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        status: &Status,
+    ) -> Result<Verdict, Broken> {
         if status.online {
             self.say_mark(id, kid, status.epoch)?;
         }
@@ -120,7 +125,12 @@ impl Turn<'_> {
     }
 
     /// Tells a device where the ledger stands with an epoch of it.
-    pub(super) fn say_mark(&mut self, id: &DeviceId, kid: &Kid, epoch: Epoch) -> Result<(), Broken> {
+    pub(super) fn say_mark(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        epoch: Epoch,
+    ) -> Result<(), Broken> {
         let device = self.ledger.devices.get(id);
         let axis = device.and_then(|device| device.epochs.get(&epoch));
         let code = match (device, axis) {
@@ -339,20 +349,27 @@ impl Sums {
         let mut moves: Vec<Move> = self
             .0
             .into_iter()
-            .map(|((from, to), octets)| Move { from, to, octets: Octets(octets) })
+            .map(|((from, to), octets)| Move {
+                from,
+                to,
+                octets: Octets(octets),
+            })
             .collect();
-        moves.sort_by_key(|movement| !matches!(movement.from, Account::Package(_, Pocket::Reserved)));
+        moves.sort_by_key(|movement| {
+            !matches!(movement.from, Account::Package(_, Pocket::Reserved))
+        });
         moves
     }
 }
 
 fn last_number(batch: &UsageBatch) -> Option<Seq> {
     let rows = u64::try_from(batch.up.len()).ok()?;
-    let merged = batch
-        .spans
-        .iter()
-        .try_fold(0u64, |sum, (_, count)| sum.checked_add(count.checked_sub(1)?))?;
-    batch.first.checked_add(rows.checked_add(merged)?.checked_sub(1)?)
+    let merged = batch.spans.iter().try_fold(0u64, |sum, (_, count)| {
+        sum.checked_add(count.checked_sub(1)?)
+    })?;
+    batch
+        .first
+        .checked_add(rows.checked_add(merged)?.checked_sub(1)?)
 }
 
 fn ended(batch: &UsageBatch) -> Option<u64> {

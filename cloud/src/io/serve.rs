@@ -86,7 +86,13 @@ impl Service {
             let admin: KeyId = ADMIN.parse()?;
             // Without its key nobody could ever command this service.
             folder.latest_person(&admin)?;
-            commit_first(&mut store, &mut ledger, &config.rules, clock::steady(), &admin)?;
+            commit_first(
+                &mut store,
+                &mut ledger,
+                &config.rules,
+                clock::steady(),
+                &admin,
+            )?;
             tracing::info!(key = %admin, "first admin key admitted");
         }
         let runtime = Builder::new_multi_thread()

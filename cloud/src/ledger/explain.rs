@@ -1,8 +1,8 @@
 //! What an entry means, in words: for people who ask where each octet went.
 
 use serde_cbor::Value;
-use simquota_shared::message::{Kind, Reason};
 use simquota_shared::message::usage::flag;
+use simquota_shared::message::{Kind, Reason};
 use simquota_shared::units::{Octets, human};
 
 use super::account::{Account, Move, Pocket, Slot};

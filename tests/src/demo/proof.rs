@@ -31,6 +31,33 @@ pub(super) struct Meters {
     pub(super) lo_kernel: Option<u64>,
 }
 
+/// What the ledger said while grants were open: at the end most accounts are empty, and an identity says little.
+pub(super) struct Midway {
+    rows: Vec<Value>,
+    packages: Vec<Value>,
+    audit: Value,
+}
+
+impl Midway {
+    /// Asks the running service.
+    pub(super) fn ask(stage: &Stage) -> anyhow::Result<Midway> {
+        Ok(Midway {
+            rows: rows(stage.cloud.run(["device", "list"])?),
+            packages: rows(stage.cloud.run(["package", "list"])?),
+            audit: stage.cloud.audit()?,
+        })
+    }
+}
+
+/// What the story left for the proof; nothing where it was cut short.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The entry that gave back the killed agent's remainder.
+    pub(super) returned: Option<String>,
+    /// The ledger with grants open.
+    pub(super) midway: Option<Midway>,
+}
+
 /// A device's figures, in octets.
 struct Line {
     id: String,
@@ -65,8 +92,9 @@ impl Proof {
     pub(super) fn gather(
         stage: &mut Stage,
         meters: Meters,
-        returned: Option<String>,
+        seen: Seen,
     ) -> anyhow::Result<Proof> {
+        let Seen { returned, midway } = seen;
         stage
             .show
             .headline("the audit: every balance anew from the journal");
@@ -107,7 +135,7 @@ impl Proof {
             check::debits_add_up(&rows, &audit),
             check::packages_paid(&packages, &rows, &audit),
             check::grants_returned(&rows, &packages),
-            check::journal(&audit, &rows),
+            check::journal(&audit, Some(&rows)),
             Check {
                 name: "each device had one epoch, and the cloud knows it",
                 says: all_but(&epochs, lines.len()),
@@ -117,6 +145,7 @@ impl Proof {
             check::lo_metered(&lines, meters),
             check::errors(&stage.folder),
         ];
+        checks.extend(midway.as_ref().map(check::midway));
         // A story that was cut short has not come to this.
         if returned.is_some() || !stage.interrupts.any() {
             checks.push(check::remainder(returned));
@@ -293,5 +322,61 @@ fn rows(value: Value) -> Vec<Value> {
     match value {
         Value::Array(rows) => rows,
         other => vec![other],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+
+    fn proof(metered: u64, charged: u64, holds: bool) -> Proof {
+        Proof {
+            lines: vec![Line {
+                id: METER.to_owned(),
+                passed: None,
+                metered,
+                charged,
+            }],
+            checks: vec![Check {
+                name: "an identity",
+                says: String::new(),
+                holds,
+            }],
+            explained: Vec::new(),
+            entries: 1,
+            devices: 1,
+            seconds: 5,
+        }
+    }
+
+    #[test]
+    fn one_octet_lost_or_doubled_or_one_broken_identity_is_no_proof() {
+        assert!(proof(10, 10, true).holds());
+        for (metered, charged, holds) in [(10, 9, true), (9, 10, true), (10, 10, false)] {
+            let proof = proof(metered, charged, holds);
+            assert!(!proof.holds());
+            assert!(proof.text().contains("NOT PROVED"), "{}", proof.text());
+            assert_eq!(proof.json()["holds"], false);
+        }
+        assert_eq!(proof(10, 9, true).json()["lost"], 1);
+        assert_eq!(proof(9, 10, true).json()["doubled"], 1);
+    }
+
+    #[test]
+    fn an_identity_that_is_off_by_one_octet_is_named() {
+        let mut package = json!({
+            "package": "p", "volume": 10, "credited": 2, "available": 3, "reserved": 4, "used": 5,
+            "expired": 0, "refunded": 0, "moved_out": 0,
+        });
+        assert!(check::packages_balance(std::slice::from_ref(&package)).holds);
+        package["used"] = json!(6);
+        let check = check::packages_balance(&[package]);
+        assert!(!check.holds && check.says.starts_with("not p;"), "{}", check.says);
+        let mut device = json!({ "device": "d", "ceiling": 9, "charged_epoch": 4, "reserved": 5 });
+        assert!(check::segments_back(std::slice::from_ref(&device)).holds);
+        device["reserved"] = json!(4);
+        assert!(!check::segments_back(&[device]).holds);
     }
 }

@@ -14,7 +14,7 @@ use super::plan::{
     AMNESIA_PERMILLE, AWAY_PERMILLE, DRY, HERO, KILL_PERMILLE, LEAVE_PERMILLE, METER,
     TOP_UP_PERMILLE,
 };
-use super::proof::{Meters, Proof};
+use super::proof::{Meters, Midway, Proof, Seen};
 use super::stage::{Interrupts, Stage};
 use super::traffic::{Traffic, lo_received};
 use crate::broker::Broker as _;
@@ -59,7 +59,7 @@ fn perform(options: &Options, folder: &Path, interrupts: Interrupts) -> anyhow::
     stage
         .show
         .headline("prepaid data flows; each device is metered up to its ceiling");
-    let returned = story(&mut stage)?;
+    let seen = story(&mut stage)?;
     if options.keep && !stage.interrupts.any() {
         let told = invitation(&stage);
         stage.show.print(&told);
@@ -67,7 +67,7 @@ fn perform(options: &Options, folder: &Path, interrupts: Interrupts) -> anyhow::
         stage.watch(Duration::MAX, |stage| Ok(stage.interrupts.any()))?;
     }
     let meters = close(&mut stage, traffic)?;
-    let proof = Proof::gather(&mut stage, meters, returned)?;
+    let proof = Proof::gather(&mut stage, meters, seen)?;
     stage.show.print(&proof.text());
     if options.json {
         stage.show.print(&format!("{}\n", proof.json()));
@@ -75,18 +75,18 @@ fn perform(options: &Options, folder: &Path, interrupts: Interrupts) -> anyhow::
     Ok(proof.holds())
 }
 
-/// From the first grants to the closing time; less of it if the user wants the end. What the killed agent's remainder
-/// was, as the ledger tells it.
-fn story(stage: &mut Stage) -> anyhow::Result<Option<String>> {
+/// From the first grants to the closing time; less of it if the user wants the end.
+fn story(stage: &mut Stage) -> anyhow::Result<Seen> {
+    let mut seen = Seen::default();
     if !stage.until(LEAVE_PERMILLE)? {
-        return Ok(None);
+        return Ok(seen);
     }
     leave(stage)?;
     stage.show.headline(&format!(
         "the pool of fleet {DRY} runs dry: the last unit, then nothing more"
     ));
     if !stage.until(AMNESIA_PERMILLE)? {
-        return Ok(None);
+        return Ok(seen);
     }
     stage
         .show
@@ -97,15 +97,16 @@ fn story(stage: &mut Stage) -> anyhow::Result<Option<String>> {
             .to_owned();
     stage.tell_once("", "broker", lost);
     if !stage.until(KILL_PERMILLE)? {
-        return Ok(None);
+        return Ok(seen);
     }
-    let returned = kill(stage)?;
+    seen.returned = kill(stage)?;
     if !stage.until(TOP_UP_PERMILLE)? {
-        return Ok(returned);
+        return Ok(seen);
     }
     top_up(stage)?;
+    seen.midway = Some(Midway::ask(stage)?);
     stage.until(STORY_END_PERMILLE)?;
-    Ok(returned)
+    Ok(seen)
 }
 
 /// The device changes to another network and back.

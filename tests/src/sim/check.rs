@@ -24,9 +24,14 @@ pub(super) struct Positions(BTreeMap<(DeviceId, Epoch), VecDeque<Segment>>);
 impl Positions {
     /// Follows an entry; says what is wrong with it.
     fn follow(&mut self, entry: &Entry) -> Option<String> {
-        let Subject::Device(device) = &entry.subject else { return None };
+        let Subject::Device(device) = &entry.subject else {
+            return None;
+        };
         let axis = |positions: &mut Self, epoch: Epoch| -> VecDeque<Segment> {
-            positions.0.remove(&(device.clone(), epoch)).unwrap_or_default()
+            positions
+                .0
+                .remove(&(device.clone(), epoch))
+                .unwrap_or_default()
         };
         let (epoch, after) = match &entry.cause {
             Cause::Credit(credit) => {
@@ -61,9 +66,14 @@ impl Positions {
 fn take(segments: &mut VecDeque<Segment>, mut octets: u64) -> VecDeque<Segment> {
     let mut taken = VecDeque::new();
     while octets > 0 {
-        let Some(front) = segments.front_mut() else { break };
+        let Some(front) = segments.front_mut() else {
+            break;
+        };
         let part = front.octets.value().min(octets);
-        taken.push_back(Segment { package: front.package.clone(), octets: part.into() });
+        taken.push_back(Segment {
+            package: front.package.clone(),
+            octets: part.into(),
+        });
         octets -= part;
         front.octets.0 -= part;
         if front.octets.0 == 0 {
@@ -89,18 +99,26 @@ fn compare(entry: &Entry, taken: &VecDeque<Segment>) -> Option<String> {
         }
     }
     (expected != booked).then(|| {
-        format!("entry {}: by position {expected:?} pay, booked is {booked:?}", entry.number)
+        format!(
+            "entry {}: by position {expected:?} pay, booked is {booked:?}",
+            entry.number
+        )
     })
 }
 
 impl Body {
     /// Octets in the kernel's counter that no durable row accounts for yet.
     pub(super) fn unaccounted(&self) -> u64 {
-        let position = self.disk.state.as_ref().and_then(|state| state.position.as_ref());
+        let position = self
+            .disk
+            .state
+            .as_ref()
+            .and_then(|state| state.position.as_ref());
         match position {
             Some(position)
                 if position.identity.index == self.index
-                    && position.identity.boot_id.as_str() == format!("machine-{}", self.machine) =>
+                    && position.identity.boot_id.as_str()
+                        == format!("machine-{}", self.machine) =>
             {
                 self.total().saturating_sub(position.up + position.down)
             }
@@ -135,16 +153,27 @@ impl Simulation {
             && !axis.closed
             && axis.charged > durable.used
         {
-            return Some(format!("{} octets are charged, {} were durably metered", axis.charged, durable.used));
+            return Some(format!(
+                "{} octets are charged, {} were durably metered",
+                axis.charged, durable.used
+            ));
         }
         if let Some(axis) = axis
             && !body.rolled
             && !axis.closed
             && !self.restored
             && durable.last_seq() > axis.mark
-            && body.disk.rows.values().find(|row| row.last() > axis.mark).is_none_or(|row| row.seq.value() > axis.mark.value() + 1)
+            && body
+                .disk
+                .rows
+                .values()
+                .find(|row| row.last() > axis.mark)
+                .is_none_or(|row| row.seq.value() > axis.mark.value() + 1)
         {
-            return Some(format!("samples after {} are gone from the device, and not in the ledger", axis.mark));
+            return Some(format!(
+                "samples after {} are gone from the device, and not in the ledger",
+                axis.mark
+            ));
         }
         let agent = device.agent.as_ref()?;
         let state = agent.state();
@@ -166,7 +195,10 @@ impl Simulation {
             && !body.rolled
             && !self.restored
         {
-            return Some(format!("it deletes samples up to {}, the ledger holds them up to {}", state.acked, axis.mark));
+            return Some(format!(
+                "it deletes samples up to {}, the ledger holds them up to {}",
+                state.acked, axis.mark
+            ));
         }
         None
     }
@@ -176,14 +208,19 @@ impl Simulation {
         if down != Down::Credit {
             return;
         }
-        let Ok(answer) = decode::<CreditAnswer>(payload) else { return };
+        let Ok(answer) = decode::<CreditAnswer>(payload) else {
+            return;
+        };
         if !answer.code.is_decision() || answer.push.value() > 0 {
             return;
         }
         let key = (device.clone(), answer.epoch.value(), answer.number.value());
         match self.cloud.answers.get(&key) {
             Some(before) if before != payload => {
-                self.fail(format!("{device}: request {} of epoch {} got two answers", answer.number, answer.epoch));
+                self.fail(format!(
+                    "{device}: request {} of epoch {} got two answers",
+                    answer.number, answer.epoch
+                ));
             }
             Some(_) => {}
             None => {
@@ -211,15 +248,24 @@ impl Simulation {
     /// A device that the restored cloud forgot something about is settled once it has cut and heard the answer.
     pub(super) fn unsettled_hears(&mut self, n: usize, input: &Input, payload: &[u8]) {
         let Input::Credit(answer) = input else { return };
-        let Some(agent) = self.devices.get(n).and_then(|device| device.agent.as_ref()) else { return };
+        let Some(agent) = self.devices.get(n).and_then(|device| device.agent.as_ref()) else {
+            return;
+        };
         let state = agent.state();
-        let cut = state
-            .credit
-            .outstanding
-            .as_ref()
-            .is_some_and(|request| request.kind != Kind::Update && request.number == answer.number);
-        let key = (self.devices[n].body.id.clone(), answer.epoch.value(), answer.number.value());
-        let before = self.cloud.forgotten.get(&key).is_some_and(|old| old == payload);
+        let cut =
+            state.credit.outstanding.as_ref().is_some_and(|request| {
+                request.kind != Kind::Update && request.number == answer.number
+            });
+        let key = (
+            self.devices[n].body.id.clone(),
+            answer.epoch.value(),
+            answer.number.value(),
+        );
+        let before = self
+            .cloud
+            .forgotten
+            .get(&key)
+            .is_some_and(|old| old == payload);
         if cut && answer.epoch == state.epoch && answer.code.is_decision() && !before {
             self.unsettled.remove(&n);
         }
@@ -231,7 +277,13 @@ impl Simulation {
             self.fail(fault.clone());
             return;
         }
-        let audit = Audit::run(self.cloud.journal.iter().cloned().map(Ok::<_, std::convert::Infallible>));
+        let audit = Audit::run(
+            self.cloud
+                .journal
+                .iter()
+                .cloned()
+                .map(Ok::<_, std::convert::Infallible>),
+        );
         if let Some(fault) = audit.faults.first() {
             self.fail(format!("audit: {fault}"));
             return;
@@ -248,26 +300,48 @@ impl Simulation {
         let now = self.cloud.clock(self.now);
         let restored = self.restored;
         let device = self.devices.get_mut(n)?;
-        let Some(agent) = device.agent.as_ref() else { return Some("it has not started".to_owned()) };
+        let Some(agent) = device.agent.as_ref() else {
+            return Some("it has not started".to_owned());
+        };
         let view = agent.status_view();
         let body = &mut device.body;
-        let Some(durable) = body.disk.state.clone() else { return Some("nothing is stored".to_owned()) };
-        let Some(found) = self.cloud.ledger.devices.get(&body.id) else { return Some("the cloud never met it".to_owned()) };
+        let Some(durable) = body.disk.state.clone() else {
+            return Some("nothing is stored".to_owned());
+        };
+        let Some(found) = self.cloud.ledger.devices.get(&body.id) else {
+            return Some("the cloud never met it".to_owned());
+        };
         let Some(axis) = found.epochs.get(&durable.epoch) else {
-            return Some(format!("the cloud does not know its epoch {}; state {}", durable.epoch, view.state));
+            return Some(format!(
+                "the cloud does not know its epoch {}; state {}",
+                durable.epoch, view.state
+            ));
         };
         if axis.charged != durable.used {
-            return Some(format!("{} are charged, {} were durably metered", axis.charged, durable.used));
+            return Some(format!(
+                "{} are charged, {} were durably metered",
+                axis.charged, durable.used
+            ));
         }
         if view.backlog > 0 {
             return Some(format!("{} samples are not acknowledged", view.backlog));
         }
         let mut metered = durable.used.value() + view.unsynced + (body.total() - body.read_at);
         for (epoch, past) in &body.past {
-            let charged = found.epochs.get(epoch).map_or(0, |axis| axis.charged.value());
-            let fits = if past.closed && !restored { charged == past.used } else { charged <= past.used };
+            let charged = found
+                .epochs
+                .get(epoch)
+                .map_or(0, |axis| axis.charged.value());
+            let fits = if past.closed && !restored {
+                charged == past.used
+            } else {
+                charged <= past.used
+            };
             if !fits && !body.rolled_ever {
-                return Some(format!("epoch {epoch} ended at {}, charged are {charged}", past.used));
+                return Some(format!(
+                    "epoch {epoch} ended at {}, charged are {charged}",
+                    past.used
+                ));
             }
             body.lost += past.used - charged.min(past.used);
             metered += charged.min(past.used);
@@ -279,7 +353,11 @@ impl Simulation {
             ));
         }
         if body.rolled_ever && u64::try_from(found.charged()).unwrap_or(u64::MAX) > body.really {
-            return Some(format!("{} are charged, only {} passed", found.charged(), body.really));
+            return Some(format!(
+                "{} are charged, only {} passed",
+                found.charged(),
+                body.really
+            ));
         }
         for (epoch, axis) in &found.epochs {
             let live = now.value() < axis.lease_until.value() + 10 * MINUTE;
@@ -297,13 +375,21 @@ impl Simulation {
             .ledger
             .packages
             .values()
-            .filter(|package| package.device.as_ref().is_none_or(|owner| *owner == body.id))
+            .filter(|package| {
+                package
+                    .device
+                    .as_ref()
+                    .is_none_or(|owner| *owner == body.id)
+            })
             .filter(|package| zone.as_ref().is_none_or(|zone| package.serves(zone, now)))
             .filter(|package| package.fleet == fleet())
             .map(|package| package.balances.available.value())
             .sum();
         if balance > 0 && !usable && view.state != "idle" {
-            return Some(format!("it is {} without quota while {balance} octets are available", view.state));
+            return Some(format!(
+                "it is {} without quota while {balance} octets are available",
+                view.state
+            ));
         }
         None
     }

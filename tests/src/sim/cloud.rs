@@ -80,7 +80,10 @@ pub(super) fn device_kid() -> Kid {
 
 pub(super) fn args(pairs: &[(&str, serde_cbor::Value)]) -> serde_cbor::Value {
     serde_cbor::Value::Map(
-        pairs.iter().map(|(key, value)| (serde_cbor::Value::Text((*key).to_owned()), value.clone())).collect(),
+        pairs
+            .iter()
+            .map(|(key, value)| (serde_cbor::Value::Text((*key).to_owned()), value.clone()))
+            .collect(),
     )
 }
 
@@ -93,7 +96,12 @@ pub(super) fn number(value: u64) -> serde_cbor::Value {
 }
 
 impl Cloud {
-    pub(super) fn new(plan: &Plan, sample_s: u64, devices: usize, mutant: Option<Mutant>) -> Result<Self, Broken> {
+    pub(super) fn new(
+        plan: &Plan,
+        sample_s: u64,
+        devices: usize,
+        mutant: Option<Mutant>,
+    ) -> Result<Self, Broken> {
         let rules = Rules {
             grant_min: Octets(20_000),
             grant_max: Octets(8_000_000),
@@ -147,10 +155,24 @@ impl Cloud {
             })
             .collect();
         self.order(None, "fleet-create", &[("fleet", text("fleet"))], 0)?;
-        self.order(None, "sim-import", &[("sims", serde_cbor::Value::Array(sims))], 0)?;
-        let enrolment = [("enrolment", text("batch")), ("fleet", text("fleet")), ("devices", number(1000))];
+        self.order(
+            None,
+            "sim-import",
+            &[("sims", serde_cbor::Value::Array(sims))],
+            0,
+        )?;
+        let enrolment = [
+            ("enrolment", text("batch")),
+            ("fleet", text("fleet")),
+            ("devices", number(1000)),
+        ];
         self.order(None, "enrolment-create", &enrolment, 0)?;
-        self.order(Some(&fleet()), "package-buy", &[("volume", number(plan.pool_octets))], 0)?;
+        self.order(
+            Some(&fleet()),
+            "package-buy",
+            &[("volume", number(plan.pool_octets))],
+            0,
+        )?;
         Ok(())
     }
 
@@ -178,7 +200,10 @@ impl Cloud {
         let clock = self.clock(now);
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
         turn.command(fleet, &Kid::first(&"admin"), &command)?;
-        let (mut entries, outgoing) = (std::mem::take(&mut turn.entries), std::mem::take(&mut turn.outgoing));
+        let (mut entries, outgoing) = (
+            std::mem::take(&mut turn.entries),
+            std::mem::take(&mut turn.outgoing),
+        );
         self.journal.append(&mut entries);
         Ok(outgoing)
     }
@@ -188,7 +213,10 @@ impl Cloud {
         let clock = self.clock(now);
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
         turn.sweep(1000)?;
-        let (mut entries, outgoing) = (std::mem::take(&mut turn.entries), std::mem::take(&mut turn.outgoing));
+        let (mut entries, outgoing) = (
+            std::mem::take(&mut turn.entries),
+            std::mem::take(&mut turn.outgoing),
+        );
         self.journal.append(&mut entries);
         Ok(outgoing)
     }
@@ -207,7 +235,9 @@ impl Cloud {
         let mut broken = None;
         let (mut entries, mut outgoing) = (Vec::new(), Vec::new());
         for message in &batch {
-            let Some(name) = names.get(message.device) else { continue };
+            let Some(name) = names.get(message.device) else {
+                continue;
+            };
             if let Some(stale) = &before {
                 self.forget_own_writes(stale);
             }
@@ -231,7 +261,11 @@ impl Cloud {
         }
         if cut == Some(Cut::BeforeCommit) {
             self.reload()?;
-            let said = if self.mutant == Some(Mutant::AnswerBeforeCommit) { outgoing } else { Vec::new() };
+            let said = if self.mutant == Some(Mutant::AnswerBeforeCommit) {
+                outgoing
+            } else {
+                Vec::new()
+            };
             return Ok((said, batch));
         }
         self.journal.append(&mut entries);
@@ -253,7 +287,9 @@ impl Cloud {
     pub(super) fn reload(&mut self) -> Result<(), String> {
         let mut ledger = Ledger::default();
         for entry in &self.journal {
-            ledger.apply(entry).map_err(|broken| format!("the journal does not load: {broken}"))?;
+            ledger
+                .apply(entry)
+                .map_err(|broken| format!("the journal does not load: {broken}"))?;
         }
         self.ledger = ledger;
         Ok(())
@@ -280,7 +316,10 @@ impl Cloud {
         let request: simquota_shared::message::CreditRequest = decode(&message.payload).ok()?;
         let device = self.ledger.devices.get(name)?;
         let axis = device.epochs.get(&request.epoch)?;
-        let octets = request.used.checked_sub(axis.charged.value()).filter(|octets| octets.value() > 0)?;
+        let octets = request
+            .used
+            .checked_sub(axis.charged.value())
+            .filter(|octets| octets.value() > 0)?;
         Some(UsageBatch {
             epoch: request.epoch,
             boot: device.boot,
@@ -302,9 +341,13 @@ impl Cloud {
     }
 
     fn tamper_before(&mut self, name: &DeviceId, message: &Inbound) {
-        let Some(device) = self.ledger.devices.get_mut(name) else { return };
+        let Some(device) = self.ledger.devices.get_mut(name) else {
+            return;
+        };
         let epoch = device.epoch;
-        let Some(axis) = device.epochs.get_mut(&epoch) else { return };
+        let Some(axis) = device.epochs.get_mut(&epoch) else {
+            return;
+        };
         match (self.mutant, message.up) {
             (Some(Mutant::AnswerNotStored), Up::Credit) => axis.last = None,
             (Some(Mutant::StaleDecided), Up::Credit) => {
@@ -326,26 +369,39 @@ impl Cloud {
     }
 
     fn tamper_after(&mut self, name: &DeviceId, message: &Inbound, outgoing: &mut [Outgoing]) {
-        let Some(device) = self.ledger.devices.get_mut(name) else { return };
+        let Some(device) = self.ledger.devices.get_mut(name) else {
+            return;
+        };
         let epoch = device.epoch;
-        let Some(axis) = device.epochs.get_mut(&epoch) else { return };
+        let Some(axis) = device.epochs.get_mut(&epoch) else {
+            return;
+        };
         match (self.mutant, message.up) {
-            (Some(Mutant::MarkNotMoved), Up::Usage) => axis.mark = simquota_shared::units::Seq::ZERO,
+            (Some(Mutant::MarkNotMoved), Up::Usage) => {
+                axis.mark = simquota_shared::units::Seq::ZERO
+            }
             (Some(Mutant::MarkTooFar), Up::Usage) => {
                 axis.mark.0 += 1;
                 retouch::<UsageAck>(outgoing, Down::Usage, |ack| ack.mark.0 += 1);
             }
             (Some(Mutant::LeaseNotMoved | Mutant::LeaseShortened), Up::Credit) => {
-                let Some(last) = axis.last.as_ref().filter(|last| last.kind == Kind::Update) else { return };
+                let Some(last) = axis.last.as_ref().filter(|last| last.kind == Kind::Update) else {
+                    return;
+                };
                 let lease = match (self.mutant, last.valid_until) {
                     (Some(Mutant::LeaseNotMoved), _) => self.lease_before,
-                    (_, Some(until)) => UnixMillis(last.decided.value() + 2 * until.beyond(last.decided)),
+                    (_, Some(until)) => {
+                        UnixMillis(last.decided.value() + 2 * until.beyond(last.decided))
+                    }
                     (_, None) => return,
                 };
                 let before = (axis.lease_until, name.clone(), epoch);
                 if self.ledger.index.leases.remove(&before) {
                     axis.lease_until = lease;
-                    self.ledger.index.leases.insert((lease, name.clone(), epoch));
+                    self.ledger
+                        .index
+                        .leases
+                        .insert((lease, name.clone(), epoch));
                 }
             }
             (Some(Mutant::LateDropped), Up::Usage) => axis.closed = self.closed_before,
@@ -357,21 +413,27 @@ impl Cloud {
             (Some(Mutant::CeilingLowered), Up::Credit) => {
                 // Half of what is left is taken back, in the ledger and in the answer.
                 let keep = Octets(axis.ceiling.beyond(axis.charged) / 2);
-                let update = axis.last.as_ref().is_some_and(|last| last.kind == Kind::Update);
+                let update = axis
+                    .last
+                    .as_ref()
+                    .is_some_and(|last| last.kind == Kind::Update);
                 if update && keep > Octets::ZERO {
                     let (kept, gone) = axis.split(keep);
                     axis.segments = kept;
                     axis.ceiling = Octets(axis.charged.value() + keep.value());
                     let ceiling = axis.ceiling;
                     for segment in gone {
-                        if let Some(package) =
-                            segment.package.and_then(|package| self.ledger.packages.get_mut(&package))
+                        if let Some(package) = segment
+                            .package
+                            .and_then(|package| self.ledger.packages.get_mut(&package))
                         {
                             package.balances.reserved.0 -= segment.octets.value();
                             package.balances.available.0 += segment.octets.value();
                         }
                     }
-                    retouch::<CreditAnswer>(outgoing, Down::Credit, |answer| answer.ceiling = ceiling);
+                    retouch::<CreditAnswer>(outgoing, Down::Credit, |answer| {
+                        answer.ceiling = ceiling
+                    });
                 }
             }
             _ => {}

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use simquota_edge::agent::{
-    Agent, AgentConfig, Commit, Durable, GateState, Identity, Input, Load, Notice, Now, Outgoing, Reading, Row, Up,
+    Agent, AgentConfig, Commit, Durable, GateState, Identity, Input, Load, Notice, Now, Outgoing,
+    Reading, Row, Up,
 };
 use simquota_edge::shell::World;
 use simquota_shared::ids::{DeviceId, Text};
@@ -128,7 +129,13 @@ impl Body {
 
     pub(super) fn reading(&mut self) -> Reading {
         // An agent's first reading without a stored position is where metering begins.
-        if self.first_reading && self.disk.state.as_ref().is_none_or(|state| state.position.is_none()) {
+        if self.first_reading
+            && self
+                .disk
+                .state
+                .as_ref()
+                .is_none_or(|state| state.position.is_none())
+        {
             self.lost += self.total() - self.baseline;
             self.baseline = self.total();
         }
@@ -150,7 +157,11 @@ impl Body {
     /// Traffic wants to pass. Returns how much did.
     pub(super) fn traffic(&mut self, up: u64, down: u64) -> u64 {
         let wanted = up + down;
-        let room = if self.enforced { self.limit.saturating_sub(self.total()) } else { u64::MAX };
+        let room = if self.enforced {
+            self.limit.saturating_sub(self.total())
+        } else {
+            u64::MAX
+        };
         let passed = wanted.min(room);
         let passed_down = down.min(passed);
         self.down += passed_down;
@@ -176,9 +187,17 @@ impl Body {
 
     fn set_gate(&mut self, gate: &GateState, used: Octets) {
         self.open = gate.open;
-        let position = if gate.open { gate.ceiling.value().max(used.value()) } else { used.value() };
+        let position = if gate.open {
+            gate.ceiling.value().max(used.value())
+        } else {
+            used.value()
+        };
         // Shut means now: what passed since the last reading can't be called back.
-        self.limit = if gate.open { self.read_at + (position - used.value()) } else { self.total() };
+        self.limit = if gate.open {
+            self.read_at + (position - used.value())
+        } else {
+            self.total()
+        };
         self.limit_position = if gate.open { gate.ceiling.value() } else { 0 };
     }
 
@@ -190,7 +209,10 @@ impl Body {
         use simquota_shared::codec::decode;
         use simquota_shared::message::{CreditRequest, UsageBatch};
         let Some(state) = self.disk.state.clone() else {
-            self.note(format!("{:?} was sent before anything was durable", message.up));
+            self.note(format!(
+                "{:?} was sent before anything was durable",
+                message.up
+            ));
             return;
         };
         match message.up {
@@ -198,14 +220,20 @@ impl Body {
                 if let Ok(request) = decode::<CreditRequest>(&message.payload)
                     && request.number > state.credit.number
                 {
-                    self.note(format!("request {} was sent and is not durable", request.number));
+                    self.note(format!(
+                        "request {} was sent and is not durable",
+                        request.number
+                    ));
                 }
             }
             Up::Usage => {
                 if let Ok(batch) = decode::<UsageBatch>(&message.payload)
                     && batch.total > state.used
                 {
-                    self.note(format!("usage up to {} was sent, durable is {}", batch.total, state.used));
+                    self.note(format!(
+                        "usage up to {} was sent, durable is {}",
+                        batch.total, state.used
+                    ));
                 }
             }
             Up::Status | Up::Register | Up::Ack => {}
@@ -292,10 +320,20 @@ impl World for Body {
 impl Body {
     /// The disk is under pressure: two rows become one, with all sums kept. They may have been sent before.
     fn merge(&mut self, acked: Seq) {
-        let waiting: Vec<Row> = self.disk.rows.values().filter(|row| row.seq > acked).cloned().collect();
+        let waiting: Vec<Row> = self
+            .disk
+            .rows
+            .values()
+            .filter(|row| row.seq > acked)
+            .cloned()
+            .collect();
         let at = self.dice.below(waiting.len() as u64) as usize;
-        let (Some(one), Some(two)) = (waiting.get(at), waiting.get(at + 1)) else { return };
-        let Some(mut merged) = one.merged(two) else { return };
+        let (Some(one), Some(two)) = (waiting.get(at), waiting.get(at + 1)) else {
+            return;
+        };
+        let Some(mut merged) = one.merged(two) else {
+            return;
+        };
         if self.mutant == Some(Mutant::MergedByFirst) {
             merged.count = 1;
         }

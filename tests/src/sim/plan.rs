@@ -22,7 +22,11 @@ pub struct Size {
 
 impl Default for Size {
     fn default() -> Self {
-        Self { devices: 4, days: 3, sample_s: 600 }
+        Self {
+            devices: 4,
+            days: 3,
+            sample_s: 600,
+        }
     }
 }
 
@@ -66,7 +70,11 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let sometimes = |dice: &mut Dice, chance: u64, mean: u64| {
-            if dice.permille(chance) { mean / 2 + dice.below(mean) } else { 0 }
+            if dice.permille(chance) {
+                mean / 2 + dice.below(mean)
+            } else {
+                0
+            }
         };
         Self {
             drop_permille: [0, 20, 100, 300][dice.below(4) as usize % 4],
@@ -74,11 +82,23 @@ impl Plan {
             delay_ms: [50, 500, 5_000, 60_000][dice.below(4) as usize % 4],
             offline: sometimes(dice, 700, 8 * HOUR),
             offline_for: 30 * MINUTE + dice.below(6 * HOUR),
-            fickle_permille: if dice.permille(500) { 1 + dice.below(40) } else { 0 },
+            fickle_permille: if dice.permille(500) {
+                1 + dice.below(40)
+            } else {
+                0
+            },
             kill: sometimes(dice, 500, DAY),
             power_cut: sometimes(dice, 500, DAY),
-            step_crash_permille: if dice.permille(400) { 1 + dice.below(4) } else { 0 },
-            cloud_crash_permille: if dice.permille(500) { 1 + dice.below(20) } else { 0 },
+            step_crash_permille: if dice.permille(400) {
+                1 + dice.below(4)
+            } else {
+                0
+            },
+            cloud_crash_permille: if dice.permille(500) {
+                1 + dice.below(20)
+            } else {
+                0
+            },
             broker_forgets: sometimes(dice, 500, DAY),
             clock_step: sometimes(dice, 400, DAY),
             cloud_clock_step: sometimes(dice, 200, DAY),
@@ -90,7 +110,11 @@ impl Plan {
             backup_restore: sometimes(dice, 120, 6 * DAY),
             command: sometimes(dice, 500, 12 * HOUR),
             top_up: sometimes(dice, 800, 8 * HOUR),
-            disk_full_permille: if dice.permille(200) { 1 + dice.below(5) } else { 0 },
+            disk_full_permille: if dice.permille(200) {
+                1 + dice.below(5)
+            } else {
+                0
+            },
             enforced: dice.permille(700),
             own_charged: dice.permille(800),
             hold_s: [0, 0, 1800][dice.below(3) as usize % 3],

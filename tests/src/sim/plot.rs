@@ -42,9 +42,17 @@ impl Trace {
     #[must_use]
     pub fn svg(&self, device: usize, seed: u64, until_days: u64) -> String {
         let end = until_days.max(1) * DAY;
-        let points: Vec<&Point> =
-            self.points.iter().filter(|point| point.device == device && point.at <= end).collect();
-        let top = points.iter().map(|point| point.ceiling.max(point.metered)).max().unwrap_or(1).max(1);
+        let points: Vec<&Point> = self
+            .points
+            .iter()
+            .filter(|point| point.device == device && point.at <= end)
+            .collect();
+        let top = points
+            .iter()
+            .map(|point| point.ceiling.max(point.metered))
+            .max()
+            .unwrap_or(1)
+            .max(1);
         let x = |at: u64| LEFT + (WIDTH - LEFT - RIGHT) * at.min(end) / end;
         let y = |octets: u64| {
             let room = u128::from(HEIGHT - TOP - BOTTOM);
@@ -59,7 +67,12 @@ impl Trace {
 "##
         );
         axes(&mut svg, end, top, &x, &y);
-        for (shade, mark) in self.marks.iter().filter(|mark| mark.device == device && mark.at <= end).enumerate() {
+        for (shade, mark) in self
+            .marks
+            .iter()
+            .filter(|mark| mark.device == device && mark.at <= end)
+            .enumerate()
+        {
             let at = x(mark.at);
             let label = TOP - 6 + 12 * (shade as u64 % 3);
             let _ = writeln!(
@@ -70,13 +83,22 @@ impl Trace {
                 mark.name
             );
         }
-        line(&mut svg, &points, "#b7bfc9", "7 4", |point| (x(point.at), y(point.ceiling)));
-        line(&mut svg, &points, "#2471a3", "", |point| (x(point.at), y(point.metered)));
-        line(&mut svg, &points, "#1e8449", "", |point| (x(point.at), y(point.charged)));
-        for (n, (name, colour)) in
-            [("ceiling (granted)", "#8d98a5"), ("metered on the device", "#2471a3"), ("charged in the ledger", "#1e8449")]
-                .iter()
-                .enumerate()
+        line(&mut svg, &points, "#b7bfc9", "7 4", |point| {
+            (x(point.at), y(point.ceiling))
+        });
+        line(&mut svg, &points, "#2471a3", "", |point| {
+            (x(point.at), y(point.metered))
+        });
+        line(&mut svg, &points, "#1e8449", "", |point| {
+            (x(point.at), y(point.charged))
+        });
+        for (n, (name, colour)) in [
+            ("ceiling (granted)", "#8d98a5"),
+            ("metered on the device", "#2471a3"),
+            ("charged in the ledger", "#1e8449"),
+        ]
+        .iter()
+        .enumerate()
         {
             let at = LEFT + 230 * n as u64;
             let _ = writeln!(
@@ -121,7 +143,13 @@ fn axes(svg: &mut String, end: u64, top: u64, x: &impl Fn(u64) -> u64, y: &impl 
 }
 
 /// A step line for each epoch: a new epoch begins at zero.
-fn line(svg: &mut String, points: &[&Point], colour: &str, dashes: &str, place: impl Fn(&Point) -> (u64, u64)) {
+fn line(
+    svg: &mut String,
+    points: &[&Point],
+    colour: &str,
+    dashes: &str,
+    place: impl Fn(&Point) -> (u64, u64),
+) {
     for course in points.chunk_by(|one, next| one.epoch == next.epoch) {
         let mut path = String::new();
         let mut before: Option<u64> = None;

@@ -161,7 +161,10 @@ pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bo
         Err(broken) => {
             return Outcome {
                 figures: Figures::default(),
-                failure: Some(Failure { at: 0, what: format!("the cloud could not be furnished: {broken}") }),
+                failure: Some(Failure {
+                    at: 0,
+                    what: format!("the cloud could not be furnished: {broken}"),
+                }),
                 story,
                 trace: None,
             };
@@ -267,7 +270,9 @@ impl Simulation {
         let busy = self.size.days * DAY;
         let mut prodded = false;
         while self.failure.is_none() {
-            let Some(((at, _), event)) = self.queue.pop_first() else { break };
+            let Some(((at, _), event)) = self.queue.pop_first() else {
+                break;
+            };
             if at >= busy && !self.resting {
                 self.now = busy;
                 self.rest();
@@ -306,7 +311,12 @@ impl Simulation {
             .values()
             .map(|device| device.charged() as u64)
             .sum();
-        Outcome { figures: self.figures, failure: self.failure, story: self.story, trace: self.trace }
+        Outcome {
+            figures: self.figures,
+            failure: self.failure,
+            story: self.story,
+            trace: self.trace,
+        }
     }
 
     pub(super) fn fail(&mut self, what: String) {
@@ -336,7 +346,9 @@ impl Simulation {
     fn carry_out(&mut self, event: Event) {
         match event {
             Event::Wake(n, life) => {
-                if self.devices[n].life == life && self.devices[n].wake_at.is_some_and(|at| at <= self.now) {
+                if self.devices[n].life == life
+                    && self.devices[n].wake_at.is_some_and(|at| at <= self.now)
+                {
                     self.devices[n].wake_at = None;
                     self.step(n, Input::Tick);
                 }
@@ -389,26 +401,43 @@ impl Simulation {
             self.tell(|| format!("dev{n}"), || shown.chars().take(220).collect());
         }
         self.within(n, |agent, body| match mutant {
-            Some(Mutant::PublishBeforeCommit | Mutant::RaiseBeforeCommit) => {
-                hasty(agent, input, body, mutant == Some(Mutant::PublishBeforeCommit))
-            }
+            Some(Mutant::PublishBeforeCommit | Mutant::RaiseBeforeCommit) => hasty(
+                agent,
+                input,
+                body,
+                mutant == Some(Mutant::PublishBeforeCommit),
+            ),
             _ => shell::step(agent, input, body),
         });
     }
 
     /// Runs the agent of a device, then takes care of what it sent, of its wake-up and of its death.
     fn within(&mut self, n: usize, act: impl FnOnce(&mut Agent, &mut Body) -> Result<After, Stop>) {
-        let step_crash = if self.resting { 0 } else { self.plan.step_crash_permille };
+        let step_crash = if self.resting {
+            0
+        } else {
+            self.plan.step_crash_permille
+        };
         let fuse = (step_crash > 0 && self.dice.permille(step_crash)).then(|| {
-            let stop = if self.dice.permille(500) { Stop::Killed } else { Stop::PowerCut };
+            let stop = if self.dice.permille(500) {
+                Stop::Killed
+            } else {
+                Stop::PowerCut
+            };
             (self.dice.below(6) as u32, stop)
         });
         let now = self.now;
         let device = &mut self.devices[n];
-        let Some(agent) = device.agent.as_mut() else { return };
+        let Some(agent) = device.agent.as_mut() else {
+            return;
+        };
         device.body.now = now;
         device.body.fuse = fuse;
-        device.body.disk_full_permille = if self.resting { 0 } else { self.plan.disk_full_permille };
+        device.body.disk_full_permille = if self.resting {
+            0
+        } else {
+            self.plan.disk_full_permille
+        };
         let result = act(agent, &mut device.body);
         device.body.fuse = None;
         let sent = std::mem::take(&mut device.body.sent);
@@ -429,7 +458,10 @@ impl Simulation {
         match result {
             Ok(after) => self.after(n, after),
             Err(Stop::DiskFull) => {
-                self.tell(|| format!("dev{n}"), || "disk full: starts anew from the store".to_owned());
+                self.tell(
+                    || format!("dev{n}"),
+                    || "disk full: starts anew from the store".to_owned(),
+                );
                 self.die(n, Stop::Killed);
             }
             Err(stop) => self.die(n, stop),
@@ -445,7 +477,10 @@ impl Simulation {
         if let Some(wake_at_ms) = after.wake_at_ms {
             let device = &mut self.devices[n];
             let at = device.body.world_time_of(wake_at_ms).max(self.now + 1);
-            if device.wake_at.is_none_or(|planned| at < planned || planned <= self.now) {
+            if device
+                .wake_at
+                .is_none_or(|planned| at < planned || planned <= self.now)
+            {
                 device.wake_at = Some(at);
                 let life = device.life;
                 self.at(at, Event::Wake(n, life));
@@ -459,11 +494,16 @@ impl Simulation {
     fn new_epoch(&mut self, n: usize) {
         let epoch = Epoch(self.dice.next() >> 1);
         let device = &mut self.devices[n];
-        let Some(agent) = device.agent.take() else { return };
+        let Some(agent) = device.agent.take() else {
+            return;
+        };
         // Without a lost store, a rolled-back flash or a restored cloud the two sides never disagree for good.
         if self.plan.store_reset + self.plan.rollback + self.plan.backup_restore == 0 {
             let view = agent.status_view();
-            self.fail(format!("device {n}: begins a new epoch for no reason that there is; used {}", view.used));
+            self.fail(format!(
+                "device {n}: begins a new epoch for no reason that there is; used {}",
+                view.used
+            ));
         }
         let device = &mut self.devices[n];
         let before = agent.state().epoch;
@@ -471,13 +511,19 @@ impl Simulation {
         let used = agent.used().value();
         device.body.past.insert(before, Past { used, closed: true });
         device.body.rolled = false;
-        device.body.disk = Disk { state: Some(state), rows: BTreeMap::new() };
+        device.body.disk = Disk {
+            state: Some(state),
+            rows: BTreeMap::new(),
+        };
         device.connected = false;
         device.life += 1;
         device.wake_at = None;
         self.figures.new_epochs += 1;
         self.repeat_late(n);
-        self.tell(|| format!("dev{n}"), || format!("begins epoch {epoch}, closes {before} at {used}"));
+        self.tell(
+            || format!("dev{n}"),
+            || format!("begins epoch {epoch}, closes {before} at {used}"),
+        );
         let at = self.now + 1000;
         self.at(at, Event::Start(n));
     }
@@ -495,7 +541,11 @@ impl Simulation {
         if stop == Stop::PowerCut {
             self.machine_dies(n);
         }
-        let pause = if self.resting { 1000 } else { 1000 + self.dice.below(20 * MINUTE) };
+        let pause = if self.resting {
+            1000
+        } else {
+            1000 + self.dice.below(20 * MINUTE)
+        };
         self.at(now + pause, Event::Start(n));
     }
 
@@ -514,7 +564,10 @@ impl Simulation {
         body.limit = 0;
         body.limit_position = 0;
         body.open = false;
-        self.tell(|| format!("dev{n}"), || format!("the machine lost {unaccounted} octets of its counter"));
+        self.tell(
+            || format!("dev{n}"),
+            || format!("the machine lost {unaccounted} octets of its counter"),
+        );
     }
 
     fn burst(&mut self, n: usize) {
@@ -556,7 +609,11 @@ impl Simulation {
     // ---- the network
 
     fn delay(&mut self) -> u64 {
-        if self.resting { 1 + self.dice.below(200) } else { 1 + self.dice.spread(self.plan.delay_ms) }
+        if self.resting {
+            1 + self.dice.below(200)
+        } else {
+            1 + self.dice.spread(self.plan.delay_ms)
+        }
     }
 
     /// What was said to the epoch before comes again in the next one.
@@ -571,7 +628,11 @@ impl Simulation {
 
     /// A broker may keep a copy for hours, and deliver it to whoever is there then.
     fn held(&mut self, copy: u64) -> u64 {
-        if copy > 0 && self.dice.permille(300) { self.dice.spread(3 * HOUR) } else { 0 }
+        if copy > 0 && self.dice.permille(300) {
+            self.dice.spread(3 * HOUR)
+        } else {
+            0
+        }
     }
 
     /// How often a message arrives.
@@ -600,7 +661,14 @@ impl Simulation {
         }
         for copy in 0..self.copies() {
             let at = self.now + self.delay() + self.held(copy);
-            self.at(at, Event::Arrive(Inbound { device: n, up, payload: payload.clone() }));
+            self.at(
+                at,
+                Event::Arrive(Inbound {
+                    device: n,
+                    up,
+                    payload: payload.clone(),
+                }),
+            );
         }
     }
 
@@ -638,7 +706,10 @@ impl Simulation {
     }
 
     fn schedule_turn(&mut self) {
-        if self.cloud.turn_at.is_none() && self.cloud.down_until.is_none() && !self.cloud.inbox.is_empty() {
+        if self.cloud.turn_at.is_none()
+            && self.cloud.down_until.is_none()
+            && !self.cloud.inbox.is_empty()
+        {
             let at = self.now + 1 + self.dice.below(20);
             self.cloud.turn_at = Some(at);
             self.at(at, Event::CloudTurn);
@@ -650,7 +721,11 @@ impl Simulation {
         if self.cloud.down_until.is_some() {
             return;
         }
-        let crash = if self.resting { 0 } else { self.plan.cloud_crash_permille };
+        let crash = if self.resting {
+            0
+        } else {
+            self.plan.cloud_crash_permille
+        };
         let cut = (crash > 0 && self.dice.permille(crash)).then(|| {
             [Cut::BeforeCommit, Cut::AfterCommit, Cut::AmidAnswers][self.dice.below(3) as usize % 3]
         });
@@ -667,7 +742,12 @@ impl Simulation {
         }
         let mut dice = self.dice.fork();
         let before = self.cloud.journal.len();
-        let touched: BTreeSet<usize> = self.cloud.inbox.iter().map(|message| message.device).collect();
+        let touched: BTreeSet<usize> = self
+            .cloud
+            .inbox
+            .iter()
+            .map(|message| message.device)
+            .collect();
         match self.cloud.turn(self.now, &self.names, cut, &mut dice) {
             Ok((outgoing, again)) => {
                 self.tell_entries(before);
@@ -709,7 +789,11 @@ impl Simulation {
                     simquota_cloud::ledger::entry::Subject::Device(device) => device.to_string(),
                     _ => "fleet".to_owned(),
                 };
-                format!("#{} {subject}: {}", entry.number, simquota_cloud::ledger::explain::words(entry))
+                format!(
+                    "#{} {subject}: {}",
+                    entry.number,
+                    simquota_cloud::ledger::explain::words(entry)
+                )
             })
             .collect();
         for line in lines {
@@ -721,8 +805,12 @@ impl Simulation {
     fn say(&mut self, outgoing: Vec<Outgoing>) {
         for message in outgoing {
             self.digest(message.payload.len() as u64);
-            let Topic::Down(device, down) = &message.topic else { continue };
-            let Some(n) = self.names.iter().position(|name| name == device) else { continue };
+            let Topic::Down(device, down) = &message.topic else {
+                continue;
+            };
+            let Some(n) = self.names.iter().position(|name| name == device) else {
+                continue;
+            };
             self.check_answer(device, *down, &message.payload);
             if *down == Down::Usage {
                 self.last_ack.insert(n, message.payload.clone());
@@ -731,7 +819,10 @@ impl Simulation {
                 self.retained.insert(n, message.payload.clone());
             }
             for copy in 0..self.copies() {
-                let (at, life) = (self.now + self.delay() + self.held(copy), self.devices[n].life);
+                let (at, life) = (
+                    self.now + self.delay() + self.held(copy),
+                    self.devices[n].life,
+                );
                 self.at(at, Event::Deliver(n, life, *down, message.payload.clone()));
             }
         }
@@ -761,12 +852,16 @@ impl Simulation {
     }
 
     fn tamper_input(&mut self, n: usize, mut input: Input) -> Input {
-        let Some(agent) = &self.devices[n].agent else { return input };
+        let Some(agent) = &self.devices[n].agent else {
+            return input;
+        };
         let state = agent.state();
         match (self.mutant, &mut input) {
             (Some(Mutant::AnyEpoch), Input::Credit(answer)) => answer.epoch = state.epoch,
             (Some(Mutant::AckAnyEpoch), Input::UsageAck(ack)) => ack.epoch = state.epoch,
-            (Some(Mutant::StaleAnswer), Input::Credit(answer)) if answer.number < state.credit.number => {
+            (Some(Mutant::StaleAnswer), Input::Credit(answer))
+                if answer.number < state.credit.number =>
+            {
                 answer.number = state.credit.number;
             }
             (Some(Mutant::ValidityFromReceipt), Input::Credit(answer)) => {
@@ -842,13 +937,21 @@ impl Simulation {
             Fault::Offline => self.go_offline(n),
             Fault::Kill | Fault::PowerCut => {
                 if self.devices[n].agent.is_some() {
-                    self.die(n, if fault == Fault::Kill { Stop::Killed } else { Stop::PowerCut });
+                    self.die(
+                        n,
+                        if fault == Fault::Kill {
+                            Stop::Killed
+                        } else {
+                            Stop::PowerCut
+                        },
+                    );
                 }
             }
             Fault::BrokerForgets => {
                 self.tell(|| "broker".to_owned(), || "forgets everything".to_owned());
                 self.retained.clear();
-                self.queue.retain(|_, event| !matches!(event, Event::Arrive(_) | Event::Deliver(..)));
+                self.queue
+                    .retain(|_, event| !matches!(event, Event::Arrive(_) | Event::Deliver(..)));
                 for n in 0..self.devices.len() {
                     self.disconnect(n);
                     let back = self.now + 1000 + self.dice.below(MINUTE);
@@ -870,7 +973,11 @@ impl Simulation {
             Fault::CounterReset => self.counter_reset(n),
             Fault::SimSwitch => self.sim_switch(n),
             Fault::ZoneChange => {
-                let zone = if self.dice.permille(500) { ZoneId::home() } else { id("roam") };
+                let zone = if self.dice.permille(500) {
+                    ZoneId::home()
+                } else {
+                    id("roam")
+                };
                 self.step(n, Input::ZoneChanged(zone));
             }
             Fault::StoreReset => self.store_reset(n),
@@ -883,7 +990,11 @@ impl Simulation {
 
     fn mark(&mut self, n: usize, fault: Fault) {
         if let Some(trace) = &mut self.trace {
-            trace.marks.push(Mark { at: self.now, device: n, name: format!("{fault:?}") });
+            trace.marks.push(Mark {
+                at: self.now,
+                device: n,
+                name: format!("{fault:?}"),
+            });
         }
     }
 
@@ -945,14 +1056,22 @@ impl Simulation {
         let now = self.now;
         let device = &mut self.devices[n];
         device.body.now = now;
-        let Some(state) = device.body.disk.state.clone() else { return };
+        let Some(state) = device.body.disk.state.clone() else {
+            return;
+        };
         device.agent = None;
         device.connected = false;
         device.life += 1;
         device.wake_at = None;
         // What the counter has beyond the store is lost with the store: the next epoch begins at the counter.
         device.body.lost += device.body.unaccounted();
-        device.body.past.insert(state.epoch, Past { used: state.used.value(), closed: with_mirror });
+        device.body.past.insert(
+            state.epoch,
+            Past {
+                used: state.used.value(),
+                closed: with_mirror,
+            },
+        );
         device.body.rolled = false;
         device.body.disk = Disk::default();
         device.body.baseline = 0;
@@ -968,12 +1087,19 @@ impl Simulation {
         self.snapshots.remove(&n);
         if with_mirror {
             let epoch = Epoch(self.dice.next() >> 1);
-            let closes = simquota_shared::message::Closes { epoch: state.epoch, total: state.used };
-            self.devices[n].body.disk.state = Some(Durable::fresh(epoch, Some(closes), ZoneId::home()));
+            let closes = simquota_shared::message::Closes {
+                epoch: state.epoch,
+                total: state.used,
+            };
+            self.devices[n].body.disk.state =
+                Some(Durable::fresh(epoch, Some(closes), ZoneId::home()));
         }
         self.figures.new_epochs += 1;
         self.repeat_late(n);
-        self.tell(|| format!("dev{n}"), || format!("loses its store, mirror kept: {with_mirror}"));
+        self.tell(
+            || format!("dev{n}"),
+            || format!("loses its store, mirror kept: {with_mirror}"),
+        );
         self.at(now + 1000, Event::Start(n));
     }
 
@@ -981,8 +1107,12 @@ impl Simulation {
     fn rollback(&mut self, n: usize) {
         let now = self.now;
         let current = self.devices[n].body.disk.clone();
-        let Some(old) = self.snapshots.insert(n, current.clone()) else { return };
-        let (Some(new_state), Some(old_state)) = (&current.state, &old.state) else { return };
+        let Some(old) = self.snapshots.insert(n, current.clone()) else {
+            return;
+        };
+        let (Some(new_state), Some(old_state)) = (&current.state, &old.state) else {
+            return;
+        };
         if new_state.epoch != old_state.epoch {
             return;
         }
@@ -992,7 +1122,10 @@ impl Simulation {
         device.connected = false;
         device.life += 1;
         device.wake_at = None;
-        self.tell(|| format!("dev{n}"), || "its flash is rolled back".to_owned());
+        self.tell(
+            || format!("dev{n}"),
+            || "its flash is rolled back".to_owned(),
+        );
         self.machine_dies(n);
         let body = &mut self.devices[n].body;
         // What the newer state held and the cloud has not charged is gone with it; check_rest finds out how much.
@@ -1008,7 +1141,10 @@ impl Simulation {
         if keep >= self.cloud.journal.len() {
             return;
         }
-        self.tell(|| "cloud".to_owned(), || format!("is restored from a backup at entry {keep}"));
+        self.tell(
+            || "cloud".to_owned(),
+            || format!("is restored from a backup at entry {keep}"),
+        );
         self.cloud.journal.truncate(keep);
         self.backup = keep;
         self.cloud.forgotten = std::mem::take(&mut self.cloud.answers);
@@ -1043,15 +1179,28 @@ impl Simulation {
             0..=2 => self.order(&fleet, "package-buy", &[("volume", volume)]),
             3 | 4 => {
                 let device = text(&self.names[n]);
-                self.order(&fleet, "package-buy", &[("volume", volume), ("device", device)]);
+                self.order(
+                    &fleet,
+                    "package-buy",
+                    &[("volume", volume), ("device", device)],
+                );
             }
             5 => {
-                let until = number(self.cloud.clock(self.now).value() + HOUR + self.dice.below(DAY));
-                self.order(&fleet, "package-buy", &[("volume", volume), ("until", until)]);
+                let until =
+                    number(self.cloud.clock(self.now).value() + HOUR + self.dice.below(DAY));
+                self.order(
+                    &fleet,
+                    "package-buy",
+                    &[("volume", volume), ("until", until)],
+                );
             }
             6 => {
                 let zones = serde_cbor::Value::Array(vec![text("roam")]);
-                self.order(&fleet, "package-buy", &[("volume", volume), ("zones", zones)]);
+                self.order(
+                    &fleet,
+                    "package-buy",
+                    &[("volume", volume), ("zones", zones)],
+                );
             }
             _ => {
                 let open: Vec<String> = self
@@ -1067,7 +1216,11 @@ impl Simulation {
                     if self.dice.permille(500) {
                         self.order(&fleet, "package-cancel", &[("package", text(package))]);
                     } else {
-                        let pairs = [("package", text(package)), ("octets", volume), ("why", text("goodwill"))];
+                        let pairs = [
+                            ("package", text(package)),
+                            ("octets", volume),
+                            ("why", text("goodwill")),
+                        ];
                         self.order(&fleet, "package-credit", &pairs);
                     }
                 }
@@ -1075,7 +1228,12 @@ impl Simulation {
         }
     }
 
-    fn order(&mut self, fleet: &simquota_shared::ids::FleetId, name: &str, pairs: &[(&str, serde_cbor::Value)]) {
+    fn order(
+        &mut self,
+        fleet: &simquota_shared::ids::FleetId,
+        name: &str,
+        pairs: &[(&str, serde_cbor::Value)],
+    ) {
         if self.cloud.down_until.is_some() {
             return;
         }
@@ -1094,14 +1252,26 @@ impl Simulation {
     fn rest(&mut self) {
         self.resting = true;
         self.tell(|| "world".to_owned(), || "comes to rest".to_owned());
-        self.queue.retain(|_, event| !matches!(event, Event::Burst(_) | Event::Fault(_) | Event::Vanish(_)));
+        self.queue.retain(|_, event| {
+            !matches!(event, Event::Burst(_) | Event::Fault(_) | Event::Vanish(_))
+        });
         let fleet = cloud::fleet();
         self.cloud.down_until = None;
         self.schedule_turn();
         for n in 0..self.devices.len() {
             // A backup may be older than a suspension: then only the device knows of it, and somebody must resume it.
-            let told = self.devices[n].body.disk.state.as_ref().is_some_and(|state| state.suspended);
-            let suspended = self.cloud.ledger.devices.get(&self.names[n]).is_some_and(|device| device.suspended);
+            let told = self.devices[n]
+                .body
+                .disk
+                .state
+                .as_ref()
+                .is_some_and(|state| state.suspended);
+            let suspended = self
+                .cloud
+                .ledger
+                .devices
+                .get(&self.names[n])
+                .is_some_and(|device| device.suspended);
             if suspended || told {
                 let pairs = [("device", text(&self.names[n]))];
                 self.order(&fleet, "device-resume", &pairs);
@@ -1119,7 +1289,13 @@ impl Simulation {
     pub(super) fn draw(&mut self, n: usize) {
         let Some(trace) = &mut self.trace else { return };
         let device = &self.devices[n];
-        let Some(state) = device.agent.as_ref().map(|agent| (agent.used(), agent.state().clone())) else { return };
+        let Some(state) = device
+            .agent
+            .as_ref()
+            .map(|agent| (agent.used(), agent.state().clone()))
+        else {
+            return;
+        };
         let charged = self
             .cloud
             .ledger

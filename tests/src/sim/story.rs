@@ -16,7 +16,10 @@ impl Story {
     /// Keeps the last `most` lines; 0 keeps none and costs nothing.
     #[must_use]
     pub fn last(most: usize) -> Self {
-        Self { lines: VecDeque::new(), most }
+        Self {
+            lines: VecDeque::new(),
+            most,
+        }
     }
 
     pub(super) const fn kept(&self) -> bool {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::cloud::{number, text};
 use super::super::plan::{HERO, METER};
-use super::{Line, Meters};
+use super::{Line, Meters, Midway};
 
 /// Something that must be so.
 pub(super) struct Check {
@@ -124,14 +124,15 @@ pub(super) fn grants_returned(rows: &[Value], packages: &[Value]) -> Check {
     }
 }
 
-pub(super) fn journal(audit: &Value, rows: &[Value]) -> Check {
+/// `rows` where nothing was charged since the audit.
+pub(super) fn journal(audit: &Value, rows: Option<&[Value]>) -> Check {
     let faults: Vec<&str> = audit
         .get("faults")
         .and_then(Value::as_array)
         .map(|faults| faults.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     let whole = audit.get("holds") == Some(&Value::Bool(true));
-    let same = number(audit, "charged") == total(rows, "charged");
+    let same = rows.is_none_or(|rows| number(audit, "charged") == total(rows, "charged"));
     let entries = grouped(number(audit, "entries"));
     let says = match (whole, same) {
         (true, true) => {
@@ -177,6 +178,38 @@ pub(super) fn lo_metered(lines: &[Line], meters: Meters) -> Check {
         name: "lo: the demo's own payload <= metered <= what the kernel counted",
         says: format!("{} <= {} <= {kernel}", grouped(least), grouped(metered)),
         holds: least > 0 && least <= metered && metered <= most,
+    }
+}
+
+pub(super) fn midway(midway: &Midway) -> Check {
+    let Midway {
+        rows,
+        packages,
+        audit,
+    } = midway;
+    let parts = [
+        packages_balance(packages),
+        segments_back(rows),
+        journal(audit, None),
+    ];
+    let open = rows.iter().filter(|row| number(row, "reserved") > 0);
+    let broken: Vec<&str> = parts
+        .iter()
+        .filter(|part| !part.holds)
+        .map(|part| part.name)
+        .collect();
+    Check {
+        name: "these held with grants open too",
+        says: match broken.as_slice() {
+            [] => format!(
+                "{} open grants, {} octets set aside, {} entries",
+                open.count(),
+                grouped(total(rows, "reserved")),
+                grouped(number(audit, "entries"))
+            ),
+            broken => format!("not: {}", broken.join("; ")),
+        },
+        holds: broken.is_empty(),
     }
 }
 
