@@ -89,11 +89,7 @@ pub(super) struct Proof {
 
 impl Proof {
     /// Asks the running service, ends it, and reads the agents' stores.
-    pub(super) fn gather(
-        stage: &mut Stage,
-        meters: Meters,
-        seen: Seen,
-    ) -> anyhow::Result<Proof> {
+    pub(super) fn gather(stage: &mut Stage, meters: Meters, seen: Seen) -> anyhow::Result<Proof> {
         let Seen { returned, midway } = seen;
         stage
             .show
@@ -373,7 +369,11 @@ mod tests {
         assert!(check::packages_balance(std::slice::from_ref(&package)).holds);
         package["used"] = json!(6);
         let check = check::packages_balance(&[package]);
-        assert!(!check.holds && check.says.starts_with("not p;"), "{}", check.says);
+        assert!(
+            !check.holds && check.says.starts_with("not p;"),
+            "{}",
+            check.says
+        );
         let mut device = json!({ "device": "d", "ceiling": 9, "charged_epoch": 4, "reserved": 5 });
         assert!(check::segments_back(std::slice::from_ref(&device)).holds);
         device["reserved"] = json!(4);

@@ -133,8 +133,11 @@ fn kill(stage: &mut Stage) -> anyhow::Result<Option<String>> {
             "{HERO} is killed with quota in hand (kill -9), and started again"
         ));
         stage.must(&format!("{HERO} to hold quota"), |stage| {
-            Ok(stage.hero().holds_quota())
+            Ok(stage.interrupts.any() || stage.hero().holds_quota())
         })?;
+        if stage.interrupts.any() {
+            break;
+        }
         let hero = stage.hero();
         hero.kill9()?;
         let in_hand = human(Octets(hero.status.remaining));

@@ -68,10 +68,8 @@ impl Show {
     /// What happens now.
     pub(super) fn headline(&mut self, what: &str) {
         what.clone_into(&mut self.headline);
-        match self.terminal {
-            true => self.last = None,
-            false => say(&format!("{}  == {what}\n", self.clock())),
-        }
+        let line = format!("{}  == {what}", self.clock());
+        self.stay(&[line]);
     }
 
     /// Tells events. They stay on the screen.
@@ -79,16 +77,24 @@ impl Show {
         if events.is_empty() {
             return;
         }
+        let lines: Vec<String> = events
+            .iter()
+            .map(|Event { steps, who, words }| {
+                format!("{}  {steps:<11} {who:<11} {words}", self.clock())
+            })
+            .collect();
+        self.stay(&lines);
+    }
+
+    fn stay(&mut self, lines: &[String]) {
         let mut text = self.erased();
         let width = self.size().0;
-        for Event { steps, who, words } in events {
-            let line = format!("{}  {steps:<11} {who:<11} {words}", self.clock());
-            let line = if self.terminal {
-                clipped(&line, width)
-            } else {
-                line
-            };
-            text.push_str(&line);
+        for line in lines {
+            // A line that wraps would be counted wrongly when the table is taken away.
+            match self.terminal {
+                true => text.push_str(&clipped(line, width)),
+                false => text.push_str(line),
+            }
             text.push('\n');
         }
         say(&text);

@@ -8,6 +8,8 @@ use super::plan::Planned;
 
 /// So often an event of one kind is told of a device whose every event is told.
 const TOLD_MAX: u32 = 2;
+/// Kinds of event that are requests.
+const REQUESTS: [&str; 3] = ["initial", "update", "final"];
 
 /// Something worth telling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ struct Told {
 #[derive(Debug, Default)]
 pub(super) struct Story {
     told: BTreeMap<(String, &'static str), u32>,
+    /// The last request of each device: only that says what an answer means.
+    asked: BTreeMap<String, &'static str>,
 }
 
 impl Story {
@@ -43,6 +47,13 @@ impl Story {
     /// The event that a log line is, unless it is none or was told often enough.
     pub(super) fn of_line(&mut self, device: &Planned, line: &str) -> Option<Event> {
         let Told { steps, kind, words } = told(line)?;
+        if REQUESTS.contains(&kind) {
+            self.asked.insert(device.id.clone(), kind);
+        }
+        if kind == "granted" && self.asked.get(&device.id) == Some(&"final") {
+            let words = "the cloud has taken it back".to_owned();
+            return self.once(device, "S23", "taken-back", words);
+        }
         self.once(device, steps, kind, words)
     }
 
