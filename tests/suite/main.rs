@@ -9,8 +9,12 @@
 
 mod broker;
 mod demo;
+mod kills;
+mod pool;
 mod process;
 mod simulator;
+mod traces;
+mod world;
 
 /// Named so that it is started last: tests start in the order of their names.
 mod zz {
