@@ -12,6 +12,7 @@ mod demo;
 mod kills;
 mod pool;
 mod process;
+mod refused;
 mod simulator;
 mod traces;
 mod world;
