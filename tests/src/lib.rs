@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod demo;
+pub mod figures;
 pub mod missing;
 pub mod port;
 pub mod process;

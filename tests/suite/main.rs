@@ -10,9 +10,11 @@
 mod broker;
 mod demo;
 mod kills;
+mod mistakes;
 mod pool;
 mod process;
 mod refused;
+mod remainder;
 mod simulator;
 mod traces;
 mod world;

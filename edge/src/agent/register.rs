@@ -175,6 +175,12 @@ impl Agent {
         if *policy != self.state.policy {
             self.state.policy = policy.clone();
             self.dirty = true;
+            // What was planned by the policy before may lie far beyond this one's intervals.
+            let now_ms = self.now.mono_ms;
+            let report_ms = now_ms.saturating_add(self.report_interval_ms());
+            self.outbox.report_ms = self.outbox.report_ms.min(report_ms);
+            let sample_ms = now_ms.saturating_add(self.sample_interval_ms());
+            self.sample_ms = self.sample_ms.min(sample_ms);
             self.notices.push(Notice::PolicySet(policy.version));
         }
         true
