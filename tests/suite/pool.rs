@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::world::{World, octets, steady};
 
 /// The figure after `name` in a line of an explanation.
-fn credits<'a>(rows: &'a [Value]) -> impl Iterator<Item = &'a str> {
+fn credits(rows: &[Value]) -> impl Iterator<Item = &str> {
     rows.iter()
         .filter(|row| row["cause"] == "Credit")
         .filter_map(|row| row["words"].as_str())
