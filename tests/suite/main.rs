@@ -16,6 +16,7 @@ mod process;
 mod refused;
 mod remainder;
 mod simulator;
+mod tidy;
 mod traces;
 mod world;
 
