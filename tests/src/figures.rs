@@ -2,8 +2,8 @@
 //!
 //! | part | measured | beside |
 //! |---|---|---|
-//! | [`ledger`] | the real decisions and the real journal, with 1, 100 and 1,000 operations an fsync | a bare append of as many octets |
-//! | [`line`](self) | usage reports from device to acknowledgement; the latency of a grant | a consumer that only answers; an echo |
+//! | `ledger` | the real decisions and the real journal, with 1, 100 and 1,000 operations an fsync | a bare append of as many octets |
+//! | `line` | usage reports from device to acknowledgement; the latency of a grant | a consumer that only answers; an echo |
 
 mod ledger;
 mod line;

@@ -5,7 +5,7 @@
 //! that lose what was not synced, a broker that forgets, clocks that step, power cuts between any two steps.
 //! Two runs of a seed give the same bytes.
 //!
-//! **After every event** ([`check`]): every identity of the ledger; a device with a valid grant never holds a
+//! **After every event** (`check`): every identity of the ledger; a device with a valid grant never holds a
 //! ceiling above the one that the cloud backs with segments; the kernel never lets traffic pass a ceiling that is not
 //! durable; charged never exceeds metered; the same request gets the same answer; nothing is deleted on a device that
 //! the ledger does not hold; nothing is sent that is not durable; each octet is paid by the package that its position
