@@ -1,8 +1,8 @@
 //! What the suites, the demo, the simulator and the benchmarks share: brokers, processes, free ports.
 
+pub mod bench;
 pub mod broker;
 pub mod demo;
-pub mod figures;
 pub mod missing;
 pub mod port;
 pub mod process;

@@ -23,8 +23,14 @@ use super::verify::Verifier;
 use crate::config::Config;
 use crate::ledger::Broken;
 
-/// Publishes that may be unacknowledged at a time, on each connection.
-const INFLIGHT: u16 = 100;
+/// Publishes that may be unacknowledged at a time, on each connection: more than a batch is answered with. While this
+/// window is full the client library sends nothing, our acknowledgements included; and the embedded broker, while
+/// its window of 100 is full, acknowledges nothing before it has those. Both would wait for the other for ever.
+const INFLIGHT: u16 = 1000;
+/// Messages that may wait for the pipeline, for each that the broker was asked to have under way at most. mosquitto
+/// 2.0 sends more than it was asked for, at its worst when a session is resumed: a connection that is ended over
+/// that is resumed into the same flood, and nothing is taken in any more.
+const INBOX_SLACK: usize = 100;
 /// The connections' tasks are light; the work is done on the pipeline's thread.
 const RUNTIME_THREADS: usize = 2;
 
@@ -100,8 +106,9 @@ impl Service {
             .thread_name("mqtt")
             .enable_all()
             .build()?;
-        // The broker's window bounds what waits; rumqttd has one of its own, of 100.
-        let inbox = Arc::new(Inbox::new(usize::from(config.limits.receive_max).max(100)));
+        // The broker's window is meant to bound what waits; rumqttd has one of its own, of 100.
+        let waiting_max = usize::from(config.limits.receive_max).max(100) * INBOX_SLACK;
+        let inbox = Arc::new(Inbox::new(waiting_max));
         let connect = |lane| connect(config, &node_key, runtime.handle(), &inbox, lane);
         let parts = Parts {
             store,

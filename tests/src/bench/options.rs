@@ -1,0 +1,78 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Ledger operations, usage reports end to end and grant latency, each beside the bare limit of this machine in
+/// the same run.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "cargo bench-all --",
+    after_help = "Examples:
+  cargo bench-all                              everything, within three minutes
+  cargo bench-all -- --quick                   one short round of everything: the order of magnitude
+  cargo bench-all -- --only ledger             one part
+  cargo bench-all -- --json | tail -1 | jq '.reports[] | {broker, ratio}'
+
+What the parts are:
+  ledger   10,000 devices, 4 usage reports of 10 samples to 1 grant; decided in memory, written as one journal row,
+           fdatasync. Beside it: an append of as many octets, fdatasync. 1, 100 and 1,000 operations for each sync.
+  reports  8 publishers are 2,000 devices, each sends its next report when the one before is acknowledged. Broker
+           and service are processes of their own. Beside it: a consumer with the same client library that neither
+           verifies nor writes, and answers with as many octets.
+  latency  one request for quota at a time over mosquitto. Beside it: an echo with as many octets, and fdatasync.
+
+How to read them: limit and subject take turns, and ratios are medians of the rounds' ratios. Ratios can be compared
+between machines and days, other figures only within a run. Every acknowledgement at the end of a run is verified: a
+service that loses a report ends the benchmark with exit code 1. Everything listens on loopback only."
+)]
+pub(super) struct Options {
+    /// One short round of each: within half a minute.
+    #[arg(long)]
+    quick: bool,
+    /// This part alone.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// How many rounds; 3, or 1 with --quick.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// On whose disk the ledger is; the build folder's when not given.
+    #[arg(long, value_name = "DIR")]
+    pub(super) folder: Option<PathBuf>,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Part {
+    /// Ledger operations a second.
+    Ledger,
+    /// Usage reports a second, end to end.
+    Reports,
+    /// From a request for quota to its answer.
+    Latency,
+}
+
+impl Options {
+    pub(super) fn runs(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    /// How long one thing is measured at a time.
+    pub(super) fn slice(&self) -> Duration {
+        Duration::from_millis(if self.quick { 700 } else { 2000 })
+    }
+
+    /// How long a service runs under load before it is measured.
+    pub(super) fn warm_up(&self) -> Duration {
+        self.slice() / 2
+    }
+}
