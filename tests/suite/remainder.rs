@@ -86,9 +86,6 @@ fn an_agent_that_was_stopped_without_a_network_does_so_too() {
     world.broker.resume().unwrap();
     device.start();
     let rows = credits(&world, &device, 1);
-    let returned = rows
-        .iter()
-        .find(|row| row["words"].as_str().unwrap().contains("went back first"));
-    assert_returned_first(returned.unwrap_or_else(|| panic!("nothing was returned: {rows:#?}")));
+    assert_returned_first(rows.last().unwrap());
     world.audit();
 }

@@ -229,13 +229,22 @@ impl Agent {
                 self.outbox.paused_ms = self.now.mono_ms.saturating_add(wait_ms);
                 self.outbox.rewind(self.state.acked);
             }
-            Code::UNKNOWN_EPOCH | Code::USER_UNKNOWN if self.registration.accepted => {
+            Code::UNKNOWN_EPOCH | Code::USER_UNKNOWN
+                if self.registration.accepted && self.unknown_now(ack) =>
+            {
                 self.register_again();
             }
             Code::EPOCH_SUPERSEDED => self.disagree(Disagreement::Superseded),
             Code::INVALID_VALUE => self.on_damaged(ack.first),
             _ => {}
         }
+    }
+
+    /// Whether the cloud does not know this epoch *now*. The status goes out before the registration, and the answer
+    /// to it may come after the registration's: that the cloud did not know us then is no news.
+    fn unknown_now(&self, ack: &UsageAck) -> bool {
+        let to_usage = ack.first != Seq::ZERO;
+        to_usage || self.outbox.fresh_from.is_none_or(|from| ack.now > from)
     }
 
     /// The same batch called damaged twice, with a resend between: what is stored is not what the cloud can take.

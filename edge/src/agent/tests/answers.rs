@@ -215,6 +215,32 @@ fn an_unknown_epoch_is_registered_again() {
 }
 
 #[test]
+fn an_answer_to_the_status_before_the_registration_is_no_news() {
+    let mut bench = Bench::open(10_000);
+    let unknown = |now| {
+        let code = Code::UNKNOWN_EPOCH;
+        let (mark, total, first) = (Seq::ZERO, Octets::ZERO, Seq::ZERO);
+        Input::UsageAck(UsageAck {
+            epoch: EPOCH,
+            code,
+            mark,
+            total,
+            first,
+            retry_s: None,
+            now,
+        })
+    };
+    let registered = bench.agent.outbox.fresh_from.unwrap();
+    bench.give(unknown(registered));
+    assert!(bench.gate().open, "said when the status was answered");
+    assert_eq!(bench.all(Up::Register).len(), 1);
+    bench.wait_s(10);
+    bench.give(unknown(bench.cloud_now()));
+    assert!(!bench.gate().open, "said now");
+    assert_eq!(bench.all(Up::Register).len(), 2);
+}
+
+#[test]
 fn a_number_that_was_not_made_here_ends_the_epoch() {
     let mut bench = Bench::open(10_000);
     let ahead = CreditAnswer {
