@@ -9,6 +9,7 @@
 
 mod broker;
 mod demo;
+mod flood;
 mod kills;
 mod mistakes;
 mod pool;

@@ -122,6 +122,15 @@ impl Delivery {
         &self.publish.payload
     }
 
+    /// Octets of topic and payload.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.publish
+            .topic
+            .len()
+            .saturating_add(self.publish.payload.len())
+    }
+
     /// The connection that it came over.
     #[must_use]
     pub fn generation(&self) -> u64 {

@@ -27,10 +27,8 @@ use crate::ledger::Broken;
 /// window is full the client library sends nothing, our acknowledgements included; and the embedded broker, while
 /// its window of 100 is full, acknowledges nothing before it has those. Both would wait for the other for ever.
 const INFLIGHT: u16 = 1000;
-/// Messages that may wait for the pipeline, for each that the broker was asked to have under way at most. mosquitto
-/// 2.0 sends more than it was asked for, at its worst when a session is resumed: a connection that is ended over
-/// that is resumed into the same flood, and nothing is taken in any more.
-const INBOX_SLACK: usize = 100;
+/// Octets that may wait for the pipeline on each connection.
+const INBOX_OCTETS: usize = 64 * 1024 * 1024;
 /// The connections' tasks are light; the work is done on the pipeline's thread.
 const RUNTIME_THREADS: usize = 2;
 
@@ -106,9 +104,7 @@ impl Service {
             .thread_name("mqtt")
             .enable_all()
             .build()?;
-        // The broker's window is meant to bound what waits; rumqttd has one of its own, of 100.
-        let waiting_max = usize::from(config.limits.receive_max).max(100) * INBOX_SLACK;
-        let inbox = Arc::new(Inbox::new(waiting_max));
+        let inbox = Arc::new(Inbox::new(INBOX_OCTETS));
         let connect = |lane| connect(config, &node_key, runtime.handle(), &inbox, lane);
         let parts = Parts {
             store,

@@ -11,6 +11,7 @@ use crate::broker::EmbeddedBroker;
 pub(super) const CLOUD: &str = "cloud";
 pub(super) const RUMQTTD: &str = "rumqttd";
 pub(super) const ECHO: &str = "echo";
+pub(super) const FLOOD: &str = "flood";
 /// What a broker says before its port.
 pub(super) const LISTENING: &str = "listening ";
 

@@ -10,7 +10,8 @@
 //! ratios within one round do not. So limit and subject take turns, and what is said is the median of the rounds.
 //!
 //! The children are this same program: with `cloud`, `rumqttd` or `echo` as its first argument it is the service,
-//! a broker, or the bare responder.
+//! a broker, or the bare responder. With `flood` it measures nothing: devices with a report under way each have to
+//! be answered to the last one.
 
 mod append;
 mod child;
@@ -51,6 +52,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(child::RUMQTTD) => child::rumqttd(),
         Some(child::ECHO) => echo::run(rest()),
+        Some(child::FLOOD) => reports::flood(rest()),
         _ => match Options::try_parse_from(&args) {
             Ok(options) => bench(&options),
             Err(talk) => {

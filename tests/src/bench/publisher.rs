@@ -161,6 +161,20 @@ pub(super) fn run(load: &Arc<Load>, plan: Plan) -> anyhow::Result<Run> {
     })
 }
 
+/// Lets all devices say all that they have, with a report under way each; how many were answered, each verified.
+///
+/// # Errors
+/// When a report is not answered, however long one waits, or an answer does not fit what was sent.
+pub(super) fn exhaust(load: &Arc<Load>, plan: Plan) -> anyhow::Result<u64> {
+    let shared = Arc::new(Shared::default());
+    let devices = Devices::new(load, &shared, plan);
+    let unanswered = current_runtime()?.block_on(devices.run())?;
+    if unanswered > 0 {
+        bail!("{unanswered} reports were never answered");
+    }
+    Ok(count(&shared))
+}
+
 fn count(shared: &Shared) -> u64 {
     shared.answered.load(Ordering::Acquire)
 }
@@ -222,7 +236,8 @@ impl Devices {
         }
         loop {
             let stop = self.shared.stop.load(Ordering::Acquire);
-            if stop && self.waiting == 0 {
+            // Nobody waits: they were told to stop, or have nothing left to say.
+            if self.waiting == 0 {
                 break;
             }
             let event = match next(&mut events, if stop { DRAIN } else { SILENCE }).await {

@@ -1,17 +1,20 @@
 //! Usage reports a second, end to end: publishers, broker, service, acknowledgement.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 use super::figures::{grouped, median, number, ratio};
 use super::load::Load;
 use super::options::Options;
 use super::publisher::{self, PUBLISHERS, Plan, Run};
-use super::stand::{Broker, Kind, Responder, Template};
+use super::stand::{Broker, Folder, Kind, Responder, Template};
 use super::{machine, say};
 
 const DEVICES: usize = 2_000;
@@ -76,6 +79,54 @@ pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Vec<Fi
         .zip(rounds)
         .map(|(kind, rounds)| summed(kind, octets, rounds))
         .collect())
+}
+
+/// All devices have a report under way at a time, until each was answered so many: nobody waits for ever.
+pub(super) fn flood(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let flood = Flood::try_parse_from(args)?;
+    let kind = match flood.over {
+        Over::Rumqttd => Kind::Rumqttd,
+        Over::Mosquitto => Kind::mosquitto("the flood").context("mosquitto is not installed")?,
+    };
+    let folder = Folder::make(None)?;
+    let template = Template::make(&folder.path().join("flood"), flood.devices)?;
+    let mut load = Load::new(&template)?;
+    load.ensure(flood.reports)?;
+    let broker = Broker::start(&kind)?;
+    let service = Responder::service(&template, broker.port, folder.path())?;
+    let still = Plan {
+        port: broker.port,
+        warm_up: Duration::ZERO,
+        length: Duration::ZERO,
+        verify: true,
+        broker: broker.id,
+        responder: service.id(),
+    };
+    let answered = publisher::exhaust(&Arc::new(load), still)
+        .with_context(|| format!("over {}; {}", kind.name(), service.tail()))?;
+    service.end()?;
+    say(&format!("{answered} reports answered"));
+    Ok(())
+}
+
+/// How the flood is started; a test does that.
+#[derive(Debug, Parser)]
+struct Flood {
+    /// Over which broker.
+    #[arg(long)]
+    over: Over,
+    /// How many devices have a report under way.
+    #[arg(long)]
+    devices: usize,
+    /// How many each has to say.
+    #[arg(long)]
+    reports: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Over {
+    Rumqttd,
+    Mosquitto,
 }
 
 /// The bare consumer, then the service, each on a broker of its own.

@@ -1,7 +1,9 @@
 //! What the connections hand to the pipeline: bounded queues, control before usage.
 //!
-//! The connections' tasks never wait here. The broker's window bounds what it delivers; where one delivers more, the
-//! connection is ended and what was not acknowledged comes again.
+//! The connections' tasks never wait here. The broker's window is meant to bound what it delivers, but mosquitto 2.0
+//! sends more than it was asked for, at its worst when a session is resumed: a connection that was ended over that
+//! would be resumed into the same flood, and nothing would be taken in any more. So what waits is bounded in octets,
+//! far beyond any window; past that the connection is ended, and what was not acknowledged comes again.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -59,16 +61,48 @@ pub(crate) struct Taken<D = Delivery> {
 
 #[derive(Debug)]
 struct Queues<D> {
-    control: VecDeque<D>,
-    usage: VecDeque<D>,
+    control: Queue<D>,
+    usage: Queue<D>,
     notices: VecDeque<Notice>,
     stop: bool,
     /// Messages at QoS 0 for which there was no room.
     dropped: u64,
 }
 
+/// The messages of one lane, each with its size in octets.
+#[derive(Debug)]
+struct Queue<D> {
+    waiting: VecDeque<(usize, D)>,
+    octets: usize,
+}
+
+impl<D> Queue<D> {
+    const fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            octets: 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes the first `count`.
+    fn drain(&mut self, count: usize) -> impl Iterator<Item = D> {
+        self.waiting.drain(..count).map(|(octets, delivery)| {
+            self.octets = self.octets.saturating_sub(octets);
+            delivery
+        })
+    }
+}
+
 impl<D> Queues<D> {
-    fn lane(&mut self, lane: Lane) -> &mut VecDeque<D> {
+    fn lane(&mut self, lane: Lane) -> &mut Queue<D> {
         match lane {
             Lane::Control => &mut self.control,
             Lane::Usage => &mut self.usage,
@@ -81,22 +115,25 @@ impl<D> Queues<D> {
 pub(crate) struct Inbox<D = Delivery> {
     queues: Mutex<Queues<D>>,
     ready: Condvar,
-    /// Messages of one lane that may wait.
-    lane_max: usize,
+    /// Octets of one lane that may wait, a message's own place included.
+    lane_octets_max: usize,
 }
 
+/// What a waiting message takes beside its topic and payload: places in the queue and the heap.
+const PLACE_OCTETS: usize = 512;
+
 impl<D> Inbox<D> {
-    pub(crate) fn new(lane_max: usize) -> Self {
+    pub(crate) fn new(lane_octets_max: usize) -> Self {
         Self {
             queues: Mutex::new(Queues {
-                control: VecDeque::new(),
-                usage: VecDeque::new(),
+                control: Queue::new(),
+                usage: Queue::new(),
                 notices: VecDeque::new(),
                 stop: false,
                 dropped: 0,
             }),
             ready: Condvar::new(),
-            lane_max,
+            lane_octets_max,
         }
     }
 
@@ -105,11 +142,16 @@ impl<D> Inbox<D> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message in; `comes_again` says whether the broker keeps it until it is acknowledged.
-    fn push(&self, lane: Lane, delivery: D, comes_again: bool) -> Flow {
+    /// Takes a message of so many octets in; `comes_again` says whether the broker keeps it until it is acknowledged.
+    fn push(&self, lane: Lane, octets: usize, delivery: D, comes_again: bool) -> Flow {
+        let octets = octets.saturating_add(PLACE_OCTETS);
         let mut queues = self.lock();
-        if queues.lane(lane).len() < self.lane_max {
-            queues.lane(lane).push_back(delivery);
+        let queue = queues.lane(lane);
+        let filled = queue.octets.saturating_add(octets);
+        // A message larger than the bound alone would never come through.
+        if filled <= self.lane_octets_max || queue.is_empty() {
+            queue.octets = filled;
+            queue.waiting.push_back((octets, delivery));
             self.ready.notify_one();
             return Flow::Go;
         }
@@ -142,7 +184,7 @@ impl<D> Inbox<D> {
     }
 
     fn forget(&self, lane: Lane) {
-        self.lock().lane(lane).clear();
+        *self.lock().lane(lane) = Queue::new();
     }
 
     /// Waits for something to do, and takes at most `most` messages: control first, but a tenth of the places is for
@@ -162,8 +204,8 @@ impl<D> Inbox<D> {
         let control = queues.control.len().min(most.saturating_sub(for_usage));
         let usage = queues.usage.len().min(most.saturating_sub(control));
         let mut deliveries = Vec::with_capacity(control.saturating_add(usage));
-        deliveries.extend(queues.control.drain(..control).map(|d| (Lane::Control, d)));
-        deliveries.extend(queues.usage.drain(..usage).map(|d| (Lane::Usage, d)));
+        deliveries.extend(queues.control.drain(control).map(|d| (Lane::Control, d)));
+        deliveries.extend(queues.usage.drain(usage).map(|d| (Lane::Usage, d)));
         Taken {
             notices: queues.notices.drain(..).collect(),
             deliveries,
@@ -188,7 +230,7 @@ impl Inbox<Delivery> {
         match event {
             MqttEvent::Message(delivery) => {
                 let comes_again = delivery.comes_again();
-                self.push(lane, delivery, comes_again)
+                self.push(lane, delivery.octets(), delivery, comes_again)
             }
             other => {
                 if matches!(other, MqttEvent::Disconnected { .. }) {
@@ -209,12 +251,12 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     fn filled(control: u32, usage: u32) -> Inbox<u32> {
-        let inbox = Inbox::new(100);
+        let inbox = Inbox::new(100 * PLACE_OCTETS);
         for number in 0..usage {
-            assert_eq!(inbox.push(Lane::Usage, number, true), Flow::Go);
+            assert_eq!(inbox.push(Lane::Usage, 0, number, true), Flow::Go);
         }
         for number in 0..control {
-            assert_eq!(inbox.push(Lane::Control, number, true), Flow::Go);
+            assert_eq!(inbox.push(Lane::Control, 0, number, true), Flow::Go);
         }
         inbox
     }
@@ -245,14 +287,17 @@ mod tests {
 
     #[test]
     fn at_the_bound_a_connection_ends_and_qos_0_is_counted() {
-        let inbox: Inbox<u32> = Inbox::new(1);
-        assert_eq!(inbox.push(Lane::Usage, 1, true), Flow::Go);
-        assert_eq!(inbox.push(Lane::Usage, 2, true), Flow::BreakOff);
-        assert_eq!(inbox.push(Lane::Usage, 3, false), Flow::Go);
+        let inbox: Inbox<u32> = Inbox::new(2 * PLACE_OCTETS);
+        assert_eq!(inbox.push(Lane::Usage, PLACE_OCTETS, 1, true), Flow::Go);
+        assert_eq!(inbox.push(Lane::Usage, 1, 2, true), Flow::BreakOff);
+        assert_eq!(inbox.push(Lane::Usage, 1, 3, false), Flow::Go);
         assert_eq!(inbox.dropped(), 1);
-        assert_eq!(inbox.push(Lane::Control, 4, true), Flow::Go);
+        assert_eq!(inbox.push(Lane::Control, 9_999, 4, true), Flow::Go);
+        assert_eq!(numbers(&inbox.take(9, NOW), Lane::Usage), [1]);
+        assert_eq!(inbox.push(Lane::Usage, PLACE_OCTETS, 5, true), Flow::Go);
         inbox.forget(Lane::Usage);
         assert_eq!(numbers(&inbox.take(9, NOW), Lane::Usage), [0_u32; 0]);
+        assert_eq!(inbox.push(Lane::Usage, PLACE_OCTETS, 6, true), Flow::Go);
     }
 
     #[test]
