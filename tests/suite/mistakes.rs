@@ -1,6 +1,7 @@
 //! Mistakes of people: one clear line that names the thing and what to do, and an exit code that is not 0.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -140,5 +141,10 @@ fn each_mistake_is_named_with_what_to_do() {
         ),
     );
     fs::write(&admin, real).unwrap();
+
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let in_use = says(folder, &["--port", &port, "--seconds", "5"]);
+    note("demo, port in use", in_use.replace(&port, "PORT"));
     insta::assert_snapshot!(said);
 }

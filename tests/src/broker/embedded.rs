@@ -10,7 +10,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -50,6 +50,44 @@ impl EmbeddedBroker {
     /// # Errors
     /// When `broker.toml` is not a configuration of rumqttd, or no port is free.
     pub fn start() -> anyhow::Result<Self> {
+        let mut broker = Self::made()?;
+        for _ in 0..PORT_TRIES {
+            broker.v4.listen.set_port(free_port()?);
+            broker.v5.listen.set_port(free_port()?);
+            if broker.listen()?.is_up() {
+                return Ok(broker);
+            }
+        }
+        bail!("the ports for rumqttd were taken {PORT_TRIES} times; try again");
+    }
+
+    /// Starts it on this loopback port for MQTT 5, and the next one for MQTT 3.1.1.
+    ///
+    /// # Errors
+    /// When one of the two is in use, and which.
+    pub fn start_on(port: u16) -> anyhow::Result<Self> {
+        let next = port
+            .checked_add(1)
+            .context("the port for MQTT 3.1.1 is the next one: name one below 65535")?;
+        for port in [port, next] {
+            if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                bail!(
+                    "the broker can't listen on port {port} ({error}): name another port, or end what listens there"
+                );
+            }
+        }
+        let mut broker = Self::made()?;
+        broker.v5.listen.set_port(port);
+        broker.v4.listen.set_port(next);
+        if !broker.listen()?.is_up() {
+            bail!(
+                "the broker can't listen on ports {port} and {next}: somebody has just taken one; try again"
+            );
+        }
+        Ok(broker)
+    }
+
+    fn made() -> anyhow::Result<Self> {
         let config: Config = toml::from_str(SHIPPED_CONFIG).context("broker.toml is not valid")?;
         let v4 = listener(config.v4.as_ref(), "v4")?;
         let v5 = listener(config.v5.as_ref(), "v5")?;
@@ -60,14 +98,10 @@ impl EmbeddedBroker {
             v5,
             listening: None,
         };
-        for _ in 0..PORT_TRIES {
-            broker.v4.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            broker.v5.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-            if broker.listen()?.is_up() {
-                return Ok(broker);
-            }
+        for server in [&mut broker.v4, &mut broker.v5] {
+            server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         }
-        bail!("the ports for rumqttd were taken {PORT_TRIES} times; try again");
+        Ok(broker)
     }
 
     /// The port for MQTT 5 clients.

@@ -15,7 +15,7 @@ use clap::builder::RangedU64ValueParser;
   cargo demo                                       twelve devices, twenty seconds
   cargo demo -- --devices 20 --seconds 60          more of both
   cargo demo -- --trace bus.csv                    every device plays this trace (seconds,up,down)
-  cargo demo -- --keep                             goes on until Ctrl-C; says how to watch and steer it
+  cargo demo -- --keep --port 1883                 goes on until Ctrl-C; says how to watch and steer it
   cargo demo -- --json | tail -1 | jq .lost        the proof for a program
 
 Exit code: 0 nothing lost, nothing doubled and every identity holds; 1 not so, or the demo failed; 2 wrong arguments.
@@ -37,6 +37,9 @@ pub(super) struct Options {
     /// Trace seconds in a second; 60 for generated traces, 1 for --trace when not given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) speed: Option<u32>,
+    /// The broker's port on 127.0.0.1 for MQTT 5; the next one is for MQTT 3.1.1. Two free ones when not given.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..65_535))]
+    pub(super) port: Option<u16>,
     /// Other traces and other traffic; the same seed makes the same.
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub(super) seed: u64,

@@ -96,7 +96,10 @@ impl Stage {
         let mut show = Show::new(options.seconds);
         let plan = Plan::make(options, folder)?;
         show.headline("a broker and the cloud start");
-        let broker = EmbeddedBroker::start()?;
+        let broker = match options.port {
+            Some(port) => EmbeddedBroker::start_on(port),
+            None => EmbeddedBroker::start(),
+        }?;
         let cloud = Cloud::start(folder, broker.port_v5())?;
         let mut stage = Stage {
             folder: folder.to_owned(),
