@@ -3,12 +3,11 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use simquota_tests::sim::{Figures, Mutant, Outcome, Size, Story, run};
+use simquota_tests::sim::{self, Figures, Mutant, Outcome, Size, Story, run};
 
 /// Many devices, a cloud and a bad network in virtual time. One seed decides everything.
 #[derive(Debug, Parser)]
@@ -126,65 +125,40 @@ fn one(seed: u64, size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> 
 }
 
 fn many(size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> ExitCode {
-    let next = AtomicU64::new(arguments.from);
-    let end = arguments.from.saturating_add(arguments.seeds);
+    let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
     let done = AtomicU64::new(0);
-    let failed: Mutex<Option<(u64, Outcome)>> = Mutex::new(None);
-    let sums: Mutex<Figures> = Mutex::new(Figures::default());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end
-                        || failed
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .is_some()
-                    {
-                        break;
-                    }
-                    let outcome = run(seed, size, mutant, Story::default(), false);
-                    add(
-                        &mut sums.lock().unwrap_or_else(PoisonError::into_inner),
-                        &outcome.figures,
-                    );
-                    if outcome.failure.is_some() {
-                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failed.as_ref().is_none_or(|(first, _)| seed < *first) {
-                            *failed = Some((seed, outcome));
-                        }
-                    }
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        scope.spawn(|| progress(&done, arguments.seeds, size, began, &failed));
+    let over = AtomicBool::new(false);
+    let many = std::thread::scope(|scope| {
+        scope.spawn(|| progress(&done, arguments.seeds, size, &over));
+        let many = sim::many(seeds, size, mutant, None, &done);
+        over.store(true, Ordering::Relaxed);
+        many
     });
-    let seconds = began.elapsed().as_secs_f64();
-    let seeds = done.load(Ordering::Relaxed);
-    let device_days = seeds * size.devices as u64 * size.days;
-    let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let rate = device_days as f64 / seconds;
+    let (sums, seconds) = (&many.figures, many.took.as_secs_f64());
     println!(
-        "{seeds} seeds, {device_days} device-days in {seconds:.1} s: {rate:.0} device-days/s; {} events, {} entries, {} deaths, {} crashes of the cloud, {} messages lost, {} new epochs",
-        sums.events, sums.entries, sums.deaths, sums.cloud_crashes, sums.dropped, sums.new_epochs
+        "{} seeds, {} device-days in {seconds:.1} s: {:.0} device-days/s; {} events, {} entries, {} deaths, {} crashes of the cloud, {} messages lost, {} new epochs",
+        many.seeds,
+        many.device_days,
+        many.rate(),
+        sums.events,
+        sums.entries,
+        sums.deaths,
+        sums.cloud_crashes,
+        sums.dropped,
+        sums.new_epochs
     );
     if arguments.json {
         println!(
             "{}",
             serde_json::json!({
-                "seeds": seeds, "device_days": device_days, "seconds": seconds, "device_days_per_s": rate,
-                "events": sums.events, "entries": sums.entries, "deaths": sums.deaths,
-                "cloud_crashes": sums.cloud_crashes, "dropped": sums.dropped, "new_epochs": sums.new_epochs,
-                "failed_seed": failed.as_ref().map(|(seed, _)| seed),
+                "seeds": many.seeds, "device_days": many.device_days, "seconds": seconds,
+                "device_days_per_s": many.rate(), "events": sums.events, "entries": sums.entries,
+                "deaths": sums.deaths, "cloud_crashes": sums.cloud_crashes, "dropped": sums.dropped,
+                "new_epochs": sums.new_epochs, "failed_seed": many.failed.as_ref().map(|(seed, _)| seed),
             })
         );
     }
-    match failed {
+    match many.failed {
         None => ExitCode::SUCCESS,
         Some((seed, outcome)) => report(seed, size, mutant, outcome, arguments),
     }
@@ -235,40 +209,18 @@ fn report(
     ExitCode::from(1)
 }
 
-fn progress(
-    done: &AtomicU64,
-    seeds: u64,
-    size: Size,
-    began: Instant,
-    failed: &Mutex<Option<(u64, Outcome)>>,
-) {
+fn progress(done: &AtomicU64, seeds: u64, size: Size, over: &AtomicBool) {
     if !std::io::stderr().is_terminal() {
         return;
     }
-    loop {
+    let began = Instant::now();
+    while !over.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(200));
         let so_far = done.load(Ordering::Relaxed);
         let rate =
             (so_far * size.devices as u64 * size.days) as f64 / began.elapsed().as_secs_f64();
         eprint!("\r{so_far}/{seeds} seeds, {rate:.0} device-days/s ");
         let _ = std::io::stderr().flush();
-        if so_far >= seeds
-            || failed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_some()
-        {
-            eprintln!();
-            return;
-        }
     }
-}
-
-fn add(sums: &mut Figures, figures: &Figures) {
-    sums.events += figures.events;
-    sums.entries += figures.entries;
-    sums.deaths += figures.deaths;
-    sums.cloud_crashes += figures.cloud_crashes;
-    sums.dropped += figures.dropped;
-    sums.new_epochs += figures.new_epochs;
+    eprintln!();
 }

@@ -3,8 +3,11 @@
 pub mod bench;
 pub mod broker;
 pub mod demo;
+pub mod disk;
 pub mod missing;
 pub mod port;
 pub mod process;
+pub mod prove;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub mod sim;
+pub mod world;

@@ -19,7 +19,6 @@ mod remainder;
 mod simulator;
 mod tidy;
 mod traces;
-mod world;
 
 /// Named so that it is started last: tests start in the order of their names.
 mod zz {

@@ -16,7 +16,7 @@ use simquota_shared::topic::{Down, Topic, Up};
 use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq};
 
 use crate::broker::client::Client;
-use crate::world::{Device, World};
+use simquota_tests::world::{Device, World};
 
 /// A device made by hand, over plain MQTT.
 struct Hand {
@@ -27,7 +27,7 @@ struct Hand {
 
 impl Hand {
     fn of(device: &Device) -> Self {
-        let text = crate::world::read(&device.folder.join("edge.key"));
+        let text = simquota_tests::world::read(&device.folder.join("edge.key"));
         let mut parts = text.trim().split(':').skip(1);
         let id = parts.next().unwrap().parse().unwrap();
         let (name, generation) = parts.next().unwrap().split_once('/').unwrap();

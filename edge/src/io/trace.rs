@@ -11,7 +11,7 @@ mod state;
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::counter::{Identity, Reading, Source, SourceError};
 pub(crate) use csv::HEADER;
@@ -37,6 +37,15 @@ pub struct TraceOptions {
     pub speed: u32,
     /// Begin again after the last line.
     pub repeat: bool,
+}
+
+/// Octets that a trace has delivered in all, up and down: what its counter in this file says.
+///
+/// # Errors
+/// [`TraceError::Open`] when it can't be read, [`TraceError::Damaged`] when it holds no counter.
+pub fn delivered(state: &Path) -> Result<u64, TraceError> {
+    let position = state::read(state)?;
+    Ok(position.up.saturating_add(position.down))
 }
 
 /// What is wrong with a trace or its state file.

@@ -20,12 +20,14 @@ mod check;
 mod cloud;
 mod device;
 mod dice;
+mod many;
 mod mutant;
 mod plan;
 pub mod plot;
 mod run;
 mod story;
 
+pub use many::{Many, many};
 pub use mutant::Mutant;
 pub use plan::Size;
 pub use run::{Failure, Figures, Outcome, run};

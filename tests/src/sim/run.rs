@@ -50,6 +50,24 @@ pub struct Figures {
     pub digest: u64,
 }
 
+impl Figures {
+    /// Adds another world's, but for the digest.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.entries += other.entries;
+        self.really += other.really;
+        self.charged += other.charged;
+        self.lost += other.lost;
+        self.deaths += other.deaths;
+        self.cloud_crashes += other.cloud_crashes;
+        self.dropped += other.dropped;
+        self.new_epochs += other.new_epochs;
+        for (reason, count) in &other.refused {
+            *self.refused.entry(reason).or_default() += count;
+        }
+    }
+}
+
 /// A rule that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

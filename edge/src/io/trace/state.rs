@@ -90,11 +90,7 @@ impl StateFile {
             TryLockError::Error(source) => cannot(source),
         })?;
         let fresh = file.metadata().map_err(cannot)?.len() == 0;
-        let newest = SLOT_OFFSETS
-            .iter()
-            .filter_map(|offset| read_slot(&file, *offset))
-            .max_by_key(|record| record.sequence);
-        let (last, new) = match newest {
+        let (last, new) = match newest(&file) {
             Some(record) if record.fingerprint == fingerprint => (record, false),
             Some(_) => {
                 return Err(TraceError::OtherTrace {
@@ -198,6 +194,25 @@ fn encode(record: &Record) -> [u8; RECORD_OCTETS] {
         *to = from;
     }
     record
+}
+
+/// Where the counter in this file stands, whoever plays it.
+pub(super) fn read(path: &Path) -> Result<Position, TraceError> {
+    let file = File::open(path).map_err(|source| TraceError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    let damaged = || TraceError::Damaged {
+        path: path.to_owned(),
+    };
+    Ok(newest(&file).ok_or_else(damaged)?.position)
+}
+
+fn newest(file: &File) -> Option<Record> {
+    SLOT_OFFSETS
+        .iter()
+        .filter_map(|offset| read_slot(file, *offset))
+        .max_by_key(|record| record.sequence)
 }
 
 /// The record in a slot; `None` if there is none or it is torn.

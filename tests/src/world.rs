@@ -1,4 +1,12 @@
 //! A small world of real parts: a broker, the cloud as a process, agents as processes, in a folder of its own.
+//!
+//! It is for tests and proofs: what does not go as it must ends in a panic that says what.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and so does its harness"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,36 +14,69 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use simquota_tests::broker::{Broker as _, EmbeddedBroker};
-use simquota_tests::process::{Child, LIMIT, await_fact};
 
-const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+use crate::broker::{Broker as _, EmbeddedBroker};
+use crate::process::{Child, LIMIT, await_fact};
+
+/// The program that is the service and the agent, by its first argument: this one if it proves, else the demo that
+/// is built beside every test.
+fn program() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    if this.file_stem().is_some_and(|name| name == "prove") {
+        return this;
+    }
+    let found = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("demo"))
+        .find(|demo| demo.is_file());
+    found.unwrap_or_else(|| panic!("no demo beside {}: run it by cargo", this.display()))
+}
 
 /// What differs from the shipped cloud.toml.
-const CLOUD: &str = "data = \"cloud\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[grant]\nmin = \"1 kB\"\n[policy]\nsample_s = 1\nreport_s = 1\n[limits]\nsender_per_s = 10000\nsender_burst = 10000\n";
+const CLOUD: &str = "data = \"DATA\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[grant]\nmin = \"1 kB\"\n[policy]\nsample_s = 1\nreport_s = 1\n[limits]\nsender_per_s = 10000\nsender_burst = 10000\n";
 
 /// What differs from the shipped edge.toml.
-const EDGE: &str = "key_file = \"edge.key\"\ndata = \"data\"\n[quota]\nwant = \"WANT\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[source]\nkind = \"trace\"\nfile = \"trace.csv\"\nspeed = SPEED\npoll_ms = 100\n[end]\nexit_at_end = true\nshutdown_s = 30\n";
+const EDGE: &str = "key_file = \"edge.key\"\ndata = \"DATA\"\n[quota]\nwant = \"WANT\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[source]\nkind = \"trace\"\nfile = \"trace.csv\"\nspeed = SPEED\npoll_ms = 100\n[end]\nexit_at_end = true\nshutdown_s = 30\n";
 
-pub(crate) struct World {
-    pub(crate) folder: tempfile::TempDir,
-    pub(crate) broker: EmbeddedBroker,
-    pub(crate) cloud: Option<Child>,
+/// A broker, the service, and a folder for all of it. Dropping it ends and removes all.
+pub struct World {
+    /// Where everything is, unless told otherwise.
+    pub folder: tempfile::TempDir,
+    /// The broker, in this process.
+    pub broker: EmbeddedBroker,
+    /// The service, while it runs.
+    pub cloud: Option<Child>,
 }
 
 /// One device: its folder, and its process while it runs.
-pub(crate) struct Device {
-    pub(crate) id: String,
-    pub(crate) folder: PathBuf,
-    pub(crate) process: Option<Child>,
+pub struct Device {
+    /// Its id.
+    pub id: String,
+    /// Its configuration, key and trace.
+    pub folder: PathBuf,
+    /// Its agent's data.
+    pub data: PathBuf,
+    /// Its agent, while it runs.
+    pub process: Option<Child>,
 }
 
 impl World {
     /// A broker, and a cloud with one fleet, SIMs and an enrolment key.
-    pub(crate) fn start() -> Self {
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_at(Path::new("cloud"))
+    }
+
+    /// The same, with the service's data in this folder.
+    #[must_use]
+    pub fn start_at(data: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = EmbeddedBroker::start().unwrap();
-        let config = CLOUD.replace("PORT", &broker.port().to_string());
+        let config = CLOUD
+            .replace("PORT", &broker.port().to_string())
+            .replace("DATA", data.to_str().unwrap());
         fs::write(folder.path().join("cloud.toml"), config).unwrap();
         let mut world = Self {
             folder,
@@ -55,9 +96,10 @@ impl World {
         world
     }
 
-    pub(crate) fn start_cloud(&mut self) {
+    /// Starts the service, also after its end.
+    pub fn start_cloud(&mut self) {
         let config = self.folder.path().join("cloud.toml");
-        let mut command = Command::new(DEMO);
+        let mut command = Command::new(program());
         command
             .args(["cloud", "--config"])
             .arg(&config)
@@ -66,8 +108,8 @@ impl World {
     }
 
     /// A command of `simquota-cloud`, with `--json`: what it printed and its exit code.
-    pub(crate) fn command(&self, args: &[&str]) -> (Vec<Value>, i32, String) {
-        let output = Command::new(DEMO)
+    pub fn command(&self, args: &[&str]) -> (Vec<Value>, i32, String) {
+        let output = Command::new(program())
             .args(["cloud", "--config"])
             .arg(self.folder.path().join("cloud.toml"))
             .args(["--json", "--wait-s", "30"])
@@ -84,23 +126,32 @@ impl World {
     }
 
     /// The same, which has to succeed.
-    pub(crate) fn cloud(&self, args: &[&str]) -> Vec<Value> {
+    pub fn cloud(&self, args: &[&str]) -> Vec<Value> {
         let (values, code, said) = self.command(args);
         assert_eq!(code, 0, "simquota-cloud {args:?}: {said}");
         values
     }
 
     /// A device that plays `trace` (lines of `seconds,up,down`).
-    pub(crate) fn device(&self, id: &str, trace: &str, speed: u32, want: &str) -> Device {
+    #[must_use]
+    pub fn device(&self, id: &str, trace: &str, speed: u32, want: &str) -> Device {
+        let data = self.folder.path().join(id).join("data");
+        self.device_at(&data, id, trace, speed, want)
+    }
+
+    /// The same, with the agent's data in this folder.
+    #[must_use]
+    pub fn device_at(&self, data: &Path, id: &str, trace: &str, speed: u32, want: &str) -> Device {
         let folder = self.folder.path().join(id);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("trace.csv"), trace).unwrap();
         let config = EDGE
             .replace("PORT", &self.broker.port().to_string())
+            .replace("DATA", data.to_str().unwrap())
             .replace("SPEED", &speed.to_string())
             .replace("WANT", want);
         fs::write(folder.join("edge.toml"), config).unwrap();
-        let output = Command::new(DEMO)
+        let output = Command::new(program())
             .args(["cloud", "--config"])
             .arg(self.folder.path().join("cloud.toml"))
             .args(["enrol", id, "--batch", "spring"])
@@ -117,16 +168,19 @@ impl World {
         Device {
             id: id.to_owned(),
             folder,
+            data: data.to_owned(),
             process: None,
         }
     }
 
-    pub(crate) fn show(&self, device: &Device) -> Value {
+    /// What the service says of a device.
+    #[must_use]
+    pub fn show(&self, device: &Device) -> Value {
         self.cloud(&["device", "show", &device.id]).remove(0)
     }
 
     /// The audit, which has to hold.
-    pub(crate) fn audit(&self) -> Value {
+    pub fn audit(&self) -> Value {
         let audit = self.cloud(&["audit"]).remove(0);
         assert_eq!(audit["holds"], true, "{audit}");
         audit
@@ -134,21 +188,30 @@ impl World {
 }
 
 impl Device {
-    pub(crate) fn start(&mut self) {
-        let mut command = Command::new(DEMO);
+    /// Starts its agent, also after its end.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(&mut self, args: &[&str]) {
+        let mut command = Command::new(program());
         command
             .args(["edge", "run", "--json", "--config"])
-            .arg(self.folder.join("edge.toml"));
+            .arg(self.folder.join("edge.toml"))
+            .args(args);
         self.process = Some(Child::start(&self.id, &mut command).unwrap());
     }
 
     /// `status.json` of the process that runs.
-    pub(crate) fn status(&self) -> Option<Value> {
-        let text = fs::read(self.folder.join("data/status.json")).ok()?;
+    #[must_use]
+    pub fn status(&self) -> Option<Value> {
+        let text = fs::read(self.data.join("status.json")).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    pub(crate) fn await_status(&self, what: &str, fact: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until the status says so.
+    pub fn await_status(&self, what: &str, fact: impl Fn(&Value) -> bool) -> Value {
         await_fact(LIMIT, &format!("{}: {what}", self.id), || {
             self.status().filter(|status| fact(status))
         })
@@ -159,8 +222,9 @@ impl Device {
     }
 
     /// What the store holds, when the agent does not run.
-    pub(crate) fn stored(&self) -> Value {
-        let output = Command::new(DEMO)
+    #[must_use]
+    pub fn stored(&self) -> Value {
+        let output = Command::new(program())
             .args(["edge", "status", "--json", "--config"])
             .arg(self.folder.join("edge.toml"))
             .output()
@@ -171,7 +235,8 @@ impl Device {
 }
 
 /// The sum of a trace.
-pub(crate) fn octets(trace: &str) -> u64 {
+#[must_use]
+pub fn octets(trace: &str) -> u64 {
     trace
         .lines()
         .filter_map(|line| {
@@ -181,13 +246,16 @@ pub(crate) fn octets(trace: &str) -> u64 {
         .sum()
 }
 
-/// A trace of a busy device: so many seconds, so many octets a second.
-pub(crate) fn steady(seconds: u64, down: u64) -> String {
+/// A trace of a busy device: so many seconds, so many octets a second down, a quarter of it up.
+#[must_use]
+pub fn steady(seconds: u64, down: u64) -> String {
     (0..seconds)
         .map(|second| format!("{second},{},{down}\n", down / 4))
         .collect()
 }
 
-pub(crate) fn read(path: &Path) -> String {
+/// A file's text.
+#[must_use]
+pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
