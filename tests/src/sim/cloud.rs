@@ -12,7 +12,7 @@ use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, FleetId, KeyId};
 use simquota_shared::message::{CreditAnswer, FleetCommand, Kind, Policy, UsageAck, UsageBatch};
 use simquota_shared::topic::{Down, Topic};
-use simquota_shared::units::{Octets, UnixMillis};
+use simquota_shared::units::{Octets, Push, UnixMillis};
 
 use super::dice::Dice;
 use super::mutant::Mutant;
@@ -200,11 +200,12 @@ impl Cloud {
         let clock = self.clock(now);
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
         turn.command(fleet, &Kid::first(&"admin"), &command)?;
-        let (mut entries, outgoing) = (
+        let (mut entries, mut outgoing) = (
             std::mem::take(&mut turn.entries),
             std::mem::take(&mut turn.outgoing),
         );
         self.journal.append(&mut entries);
+        self.tamper_pushes(&mut outgoing);
         Ok(outgoing)
     }
 
@@ -213,11 +214,12 @@ impl Cloud {
         let clock = self.clock(now);
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
         turn.sweep(1000)?;
-        let (mut entries, outgoing) = (
+        let (mut entries, mut outgoing) = (
             std::mem::take(&mut turn.entries),
             std::mem::take(&mut turn.outgoing),
         );
         self.journal.append(&mut entries);
+        self.tamper_pushes(&mut outgoing);
         Ok(outgoing)
     }
 
@@ -256,6 +258,7 @@ impl Cloud {
             outgoing.append(&mut turn.outgoing);
             self.tamper_after(name, message, &mut outgoing);
         }
+        self.tamper_pushes(&mut outgoing);
         if let Some(error) = broken {
             return Err(format!("the ledger broke: {error}"));
         }
@@ -365,6 +368,16 @@ impl Cloud {
                 axis.closed |= !axis.late.is_empty();
             }
             _ => {}
+        }
+    }
+
+    fn tamper_pushes(&self, outgoing: &mut [Outgoing]) {
+        if self.mutant == Some(Mutant::PushUnbacked) {
+            retouch::<CreditAnswer>(outgoing, Down::Credit, |answer| {
+                if answer.push > Push::ZERO {
+                    answer.ceiling.0 += 50_000;
+                }
+            });
         }
     }
 

@@ -64,6 +64,8 @@ mutants! {
     CeilingLowered = "ceiling-lowered" in 0,
     /// The cloud says a higher ceiling than it booked.
     CeilingPromised = "ceiling-promised" in 0,
+    /// The cloud pushes a higher ceiling than it reserved (R7).
+    PushUnbacked = "push-unbacked" in 0,
     /// The cloud takes segments from the wrong end.
     SegmentsReversed = "segments-reversed" in 0,
     /// The cloud acknowledges usage after a lapse without charging it.
