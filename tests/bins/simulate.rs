@@ -37,9 +37,12 @@ struct Arguments {
     /// Break the code in this way; the simulator must find it.
     #[arg(long)]
     mutant: Option<String>,
-    /// Draw device 0 of --seed as SVG.
+    /// Draw a device of --seed as SVG.
     #[arg(long, requires = "seed")]
     plot: Option<PathBuf>,
+    /// Which one to draw; the busiest when not given.
+    #[arg(long, requires = "plot")]
+    device: Option<usize>,
     /// How many of the last events to print.
     #[arg(long, default_value_t = 60)]
     events: usize,
@@ -87,7 +90,8 @@ fn one(seed: u64, size: Size, mutant: Option<Mutant>, arguments: &Arguments) -> 
         println!("{line}");
     }
     if let (Some(path), Some(trace)) = (&arguments.plot, &outcome.trace) {
-        if let Err(error) = std::fs::write(path, trace.svg(0, seed, size.days)) {
+        let device = arguments.device.unwrap_or_else(|| trace.busiest());
+        if let Err(error) = std::fs::write(path, trace.svg(device, seed, size.days)) {
             eprintln!(
                 "error: {} can't be written ({error}): choose another path",
                 path.display()

@@ -34,10 +34,27 @@ const WIDTH: u64 = 1200;
 const HEIGHT: u64 = 640;
 const LEFT: u64 = 90;
 const BOTTOM: u64 = 70;
-const TOP: u64 = 70;
+/// Below title and legend: room for the names of the faults, in lanes.
+const TOP: u64 = 112;
+const LANES: u64 = 4;
 const RIGHT: u64 = 30;
 
 impl Trace {
+    /// The device with most to see: the one that stood at most different totals.
+    #[must_use]
+    pub fn busiest(&self) -> usize {
+        let devices = self.points.iter().map(|point| point.device).max();
+        (0..=devices.unwrap_or(0))
+            .max_by_key(|device| {
+                let points = self.points.iter().filter(|point| point.device == *device);
+                let mut totals: Vec<(u64, u64)> =
+                    points.map(|point| (point.epoch, point.metered)).collect();
+                totals.dedup();
+                (totals.len(), std::cmp::Reverse(*device))
+            })
+            .unwrap_or(0)
+    }
+
     /// The picture of one device, as SVG.
     #[must_use]
     pub fn svg(&self, device: usize, seed: u64, until_days: u64) -> String {
@@ -51,8 +68,9 @@ impl Trace {
             .iter()
             .map(|point| point.ceiling.max(point.metered))
             .max()
-            .unwrap_or(1)
-            .max(1);
+            .unwrap_or(1);
+        let step = round_step(top);
+        let top = top.div_ceil(step).max(1) * step;
         let x = |at: u64| LEFT + (WIDTH - LEFT - RIGHT) * at.min(end) / end;
         let y = |octets: u64| {
             let room = u128::from(HEIGHT - TOP - BOTTOM);
@@ -66,21 +84,23 @@ impl Trace {
 <text x="{LEFT}" y="28" font-size="19" font-weight="600" fill="#1d2733">Device {device}, seed {seed}: used never passes granted, charged follows used</text>
 "##
         );
-        axes(&mut svg, end, top, &x, &y);
-        for (shade, mark) in self
-            .marks
-            .iter()
-            .filter(|mark| mark.device == device && mark.at <= end)
-            .enumerate()
-        {
+        axes(&mut svg, end, (top, step), &x, &y);
+        let marks = self.marks.iter();
+        let marks = marks.filter(|mark| mark.device == device && mark.at <= end);
+        for (lane, mark) in (0..LANES).cycle().zip(marks) {
             let at = x(mark.at);
-            let label = TOP - 6 + 12 * (shade as u64 % 3);
+            let label = TOP - 6 - 12 * lane;
+            // Near the right edge a name stands before its line.
+            let (anchor, beside) = match at + 90 > WIDTH {
+                true => ("end", at - 3),
+                false => ("start", at + 3),
+            };
             let _ = writeln!(
                 svg,
-                r##"<line x1="{at}" x2="{at}" y1="{TOP}" y2="{}" stroke="#c0392b" stroke-width="1" stroke-dasharray="2 4" opacity="0.55"/><text x="{}" y="{label}" font-size="10" fill="#c0392b">{}</text>"##,
+                r##"<line x1="{at}" x2="{at}" y1="{}" y2="{}" stroke="#c0392b" stroke-width="1" stroke-dasharray="2 4" opacity="0.55"/><text x="{beside}" y="{label}" text-anchor="{anchor}" font-size="11" fill="#c0392b">{}</text>"##,
+                label - 8,
                 HEIGHT - BOTTOM,
-                at + 3,
-                mark.name
+                spaced(&mark.name)
             );
         }
         line(&mut svg, &points, "#b7bfc9", "7 4", |point| {
@@ -113,7 +133,38 @@ impl Trace {
     }
 }
 
-fn axes(svg: &mut String, end: u64, top: u64, x: &impl Fn(u64) -> u64, y: &impl Fn(u64) -> u64) {
+/// A round number of octets between two lines of the grid, of which there are four to eight.
+fn round_step(top: u64) -> u64 {
+    let mut decade = 1_u64;
+    while decade * 100 <= top {
+        decade *= 10;
+    }
+    let steps = [1, 2, 5, 10, 20].map(|factor| decade * factor);
+    steps
+        .into_iter()
+        .find(|step| top.div_ceil(*step) <= 8)
+        .unwrap_or(decade * 50)
+}
+
+/// `PowerCut` as `power cut`.
+fn spaced(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
+fn axes(
+    svg: &mut String,
+    end: u64,
+    (top, grid): (u64, u64),
+    x: &impl Fn(u64) -> u64,
+    y: &impl Fn(u64) -> u64,
+) {
     let step = if end <= 2 * DAY { 6 * HOUR } else { 12 * HOUR };
     let mut at = 0;
     while at <= end {
@@ -128,8 +179,7 @@ fn axes(svg: &mut String, end: u64, top: u64, x: &impl Fn(u64) -> u64, y: &impl 
         );
         at += step;
     }
-    for quarter in 0..=4 {
-        let octets = top / 4 * quarter;
+    for octets in (0..=top).step_by(usize::try_from(grid).unwrap_or(1)) {
         let _ = writeln!(
             svg,
             r##"<line x1="{LEFT}" x2="{0}" y1="{1}" y2="{1}" stroke="#e6e2da"/><text x="{2}" y="{3}" text-anchor="end" fill="#5d6d7e">{4}</text>"##,
