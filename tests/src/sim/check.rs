@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use simquota_cloud::ledger::account::{Account, Pocket};
 use simquota_cloud::ledger::audit::Audit;
 use simquota_cloud::ledger::entry::{Cause, Entry, Segment, Subject};
-use simquota_edge::agent::Input;
+use simquota_edge::agent::{Identity, Input};
 use simquota_shared::codec::decode;
 use simquota_shared::ids::{DeviceId, PackageId};
 use simquota_shared::message::{CreditAnswer, Kind};
@@ -115,16 +115,18 @@ impl Body {
             .as_ref()
             .and_then(|state| state.position.as_ref());
         match position {
-            Some(position)
-                if position.identity.index == self.index
-                    && position.identity.boot_id.as_str()
-                        == format!("machine-{}", self.machine) =>
-            {
+            Some(position) if self.is_of(&position.identity) => {
                 self.total().saturating_sub(position.up + position.down)
             }
             Some(_) => self.total(),
             None => self.total() - self.baseline,
         }
+    }
+
+    /// Whether a stored position is of the counter that runs now.
+    pub(super) fn is_of(&self, identity: &Identity) -> bool {
+        identity.index == self.index
+            && identity.boot_id.as_str() == format!("machine-{}", self.machine)
     }
 }
 

@@ -128,6 +128,10 @@ impl Body {
     }
 
     pub(super) fn reading(&mut self) -> Reading {
+        // It died while it came back to the SIM: what passed since may as well be another network's, says the store.
+        if self.first_reading && self.left() {
+            self.lost += self.unaccounted();
+        }
         // An agent's first reading without a stored position is where metering begins.
         if self.first_reading
             && self
@@ -152,6 +156,16 @@ impl Body {
             down: self.down,
             own: 0,
         }
+    }
+
+    /// Whether the store says that this very counter was left to another network.
+    fn left(&self) -> bool {
+        let position = self
+            .disk
+            .state
+            .as_ref()
+            .and_then(|state| state.position.as_ref());
+        position.is_some_and(|position| position.left && self.is_of(&position.identity))
     }
 
     /// Traffic wants to pass. Returns how much did.
