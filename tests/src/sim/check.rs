@@ -298,16 +298,21 @@ impl Simulation {
         }
     }
 
-    fn wrong_at_rest(&mut self, n: usize) -> Option<String> {
+    /// Whether nothing is left to settle.
+    pub(super) fn is_at_rest(&self) -> bool {
+        (0..self.devices.len()).all(|n| self.wrong_at_rest(n).is_none())
+    }
+
+    fn wrong_at_rest(&self, n: usize) -> Option<String> {
         let now = self.cloud.clock(self.now);
         let restored = self.restored;
-        let device = self.devices.get_mut(n)?;
+        let device = self.devices.get(n)?;
         let Some(agent) = device.agent.as_ref() else {
             return Some("it has not started".to_owned());
         };
         let view = agent.status_view();
-        let body = &mut device.body;
-        let Some(durable) = body.disk.state.clone() else {
+        let body = &device.body;
+        let Some(durable) = &body.disk.state else {
             return Some("nothing is stored".to_owned());
         };
         let Some(found) = self.cloud.ledger.devices.get(&body.id) else {
@@ -328,6 +333,7 @@ impl Simulation {
         if view.backlog > 0 {
             return Some(format!("{} samples are not acknowledged", view.backlog));
         }
+        let mut lost = body.lost;
         let mut metered = durable.used.value() + view.unsynced + (body.total() - body.read_at);
         for (epoch, past) in &body.past {
             let charged = found
@@ -345,13 +351,13 @@ impl Simulation {
                     past.used
                 ));
             }
-            body.lost += past.used - charged.min(past.used);
+            lost += past.used - charged.min(past.used);
             metered += charged.min(past.used);
         }
-        if !body.rolled_ever && metered + body.lost != body.really {
+        if !body.rolled_ever && metered + lost != body.really {
             return Some(format!(
-                "{} octets passed, {metered} are metered and {} lost with power or store",
-                body.really, body.lost
+                "{} octets passed, {metered} are metered and {lost} lost with power or store",
+                body.really
             ));
         }
         if body.rolled_ever && u64::try_from(found.charged()).unwrap_or(u64::MAX) > body.really {

@@ -20,8 +20,10 @@ use super::plan::{DAY, HOUR, MINUTE, Plan, Size};
 use super::plot::{Mark, Trace};
 use super::story::Story;
 
-/// How long the world may take to come to rest: longer than the longest lease and the slowest timer.
+/// How long the world may take to come to rest: longer than the slowest timer.
 const REST: u64 = 2 * DAY;
+/// How long it may take once each device has tried one octet more.
+const REST_AGAIN: u64 = 6 * HOUR;
 
 /// What a run amounts to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -286,7 +288,9 @@ impl Simulation {
 
     fn live(&mut self) {
         let busy = self.size.days * DAY;
-        let mut prodded = false;
+        // Leases run out before anything can be at rest.
+        let mut look = busy + 2 * self.plan.validity_s * 1000 + HOUR;
+        let mut prodded: Option<u64> = None;
         while self.failure.is_none() {
             let Some(((at, _), event)) = self.queue.pop_first() else {
                 break;
@@ -298,13 +302,18 @@ impl Simulation {
                     continue;
                 }
             }
-            if self.resting && !prodded && at >= busy + REST {
-                // Whoever has no quota now while balance exists is stuck: each tries one octet more.
-                prodded = true;
-                self.prod();
-            }
-            if at >= busy + REST + 6 * HOUR {
-                break;
+            if self.resting && at >= look {
+                look = at + HOUR;
+                let patience = prodded.map_or(busy + REST, |since| since + REST_AGAIN);
+                match (self.is_at_rest() || at >= patience, prodded) {
+                    (false, _) => {}
+                    (true, None) => {
+                        // Whoever has no quota now while balance exists is stuck: each tries one octet more.
+                        prodded = Some(at);
+                        self.prod();
+                    }
+                    (true, Some(_)) => break,
+                }
             }
             self.now = self.now.max(at);
             self.figures.events += 1;
