@@ -10,6 +10,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_cbor::ser::Serializer;
 
 /// The bounds within which octets are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub enum CodecError {
     Encode(String),
 }
 
+/// What most messages and rows fit in; a longer one only costs another allocation.
+const USUAL_OCTETS: usize = 256;
+
 /// Writes a message as canonical CBOR. Of any length: how long a payload may be is the envelope's to say, and
 /// the same form is stored and hashed too.
 ///
@@ -65,8 +69,10 @@ pub enum CodecError {
 /// [`CodecError::Encode`] when a value has no canonical form: a float, a map whose keys come out of order
 /// (as those of a derived `Serialize` do), or more nesting than is ever read back.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
-    let octets =
-        serde_cbor::to_vec(message).map_err(|error| CodecError::Encode(error.to_string()))?;
+    let mut octets = Vec::with_capacity(USUAL_OCTETS);
+    message
+        .serialize(&mut Serializer::new(&mut octets))
+        .map_err(|error| CodecError::Encode(error.to_string()))?;
     let form = Limits {
         octets: usize::MAX,
         items: usize::MAX,
@@ -140,6 +146,10 @@ impl<'a> Walk<'a> {
             .ok_or(CodecError::Items(self.limits.items))?;
         let start = self.at;
         let initial = self.take(1)?.first().copied().unwrap_or_default();
+        // Most items are small numbers, complete with their first octet.
+        if initial < 24 {
+            return Ok(());
+        }
         let (major, info) = (initial >> 5, initial & 0x1f);
         if major == 7 {
             return match info {

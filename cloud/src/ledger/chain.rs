@@ -1,6 +1,7 @@
 //! The hash chain: an entry that was altered, left out or put in is named by an audit.
 
 use serde::Serialize;
+use serde_cbor::ser::Serializer;
 use sha2::{Digest, Sha256};
 use simquota_shared::codec::CodecError;
 use simquota_shared::message::ops::Blob;
@@ -14,6 +15,9 @@ pub type Link = [u8; 8];
 
 /// The link before the first entry of a chain.
 pub const GENESIS: Link = [0; 8];
+
+/// About what an entry takes; a longer one only costs another allocation.
+const ENTRY_OCTETS: usize = 512;
 
 #[derive(Serialize)]
 struct Hashed<'a>(EntryNumber, UnixMillis, &'a Subject, &'a Cause, &'a [Move]);
@@ -31,7 +35,11 @@ pub fn link(before: Link, entry: &Entry) -> Result<Link, CodecError> {
         moves,
         chain: _,
     } = entry;
-    let body = simquota_shared::codec::encode(&Hashed(*number, *at, subject, cause, moves))?;
+    // Only hashed, never read: it needs one form for one entry, and no walk that checks what a reader would accept.
+    let mut body = Vec::with_capacity(ENTRY_OCTETS);
+    Hashed(*number, *at, subject, cause, moves)
+        .serialize(&mut Serializer::new(&mut body))
+        .map_err(|error| CodecError::Encode(error.to_string()))?;
     Ok(truncated(
         Sha256::new().chain_update(before).chain_update(body),
     ))

@@ -20,6 +20,8 @@ use super::plan::Plan;
 
 /// The world's beginning, in Unix milliseconds.
 pub(super) const ZERO: u64 = 1_800_000_000_000;
+/// Entries from one checkpoint to the next.
+const CHECKPOINT_EVERY: usize = 50;
 
 /// A message on its way to the cloud.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub(super) struct Cloud {
     pub(super) rules: Rules,
     /// What is durable.
     pub(super) journal: Vec<Entry>,
+    /// The state after so many entries, as the real store keeps one.
+    checkpoint: (usize, Ledger),
     pub(super) inbox: Vec<Inbound>,
     pub(super) turn_at: Option<u64>,
     pub(super) down_until: Option<u64>,
@@ -122,6 +126,7 @@ impl Cloud {
             ledger: Ledger::default(),
             rules,
             journal: Vec::new(),
+            checkpoint: (0, Ledger::default()),
             inbox: Vec::new(),
             turn_at: None,
             down_until: None,
@@ -286,15 +291,21 @@ impl Cloud {
         }
     }
 
-    /// The state from the journal, as after a restart.
+    /// The state from the last checkpoint and the journal after it, as after a restart.
     pub(super) fn reload(&mut self) -> Result<(), String> {
-        let mut ledger = Ledger::default();
-        for entry in &self.journal {
-            ledger
-                .apply(entry)
-                .map_err(|broken| format!("the journal does not load: {broken}"))?;
+        if self.checkpoint.0 > self.journal.len() {
+            // An older backup came back.
+            self.checkpoint = (0, Ledger::default());
         }
-        self.ledger = ledger;
+        let (entries, ledger) = &mut self.checkpoint;
+        let fresh = self.journal.get(*entries..).unwrap_or_default();
+        if fresh.len() < CHECKPOINT_EVERY {
+            self.ledger = ledger.clone();
+            return replay(&mut self.ledger, fresh);
+        }
+        replay(ledger, fresh)?;
+        *entries = self.journal.len();
+        self.ledger = ledger.clone();
         Ok(())
     }
 
@@ -452,6 +463,14 @@ impl Cloud {
             _ => {}
         }
     }
+}
+
+fn replay(ledger: &mut Ledger, entries: &[Entry]) -> Result<(), String> {
+    entries.iter().try_for_each(|entry| {
+        ledger
+            .apply(entry)
+            .map_err(|broken| format!("the journal does not load: {broken}"))
+    })
 }
 
 /// Changes messages of one kind on their way out.
