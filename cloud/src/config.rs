@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, File, FileFormat};
 use simquota_shared::ids::{NodeId, Text};
 use simquota_shared::message::{FinalAction, Policy};
+use simquota_shared::tls::client_config;
 use simquota_shared::units::{Octets, parse_octets};
 use zeroize::Zeroizing;
 
@@ -20,6 +21,7 @@ use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy};
 
 use crate::charging::Rules;
 use crate::io::admission;
+use crate::io::tls::TlsFiles;
 
 /// The shipped, commented defaults.
 pub const SHIPPED: &str = include_str!("../cloud.toml");
@@ -48,6 +50,8 @@ pub struct Broker {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Certificates and keys; `None` connects without TLS.
+    pub tls: Option<TlsFiles>,
     /// User and password.
     pub credentials: Option<(String, String)>,
     /// Seconds between pings.
@@ -236,13 +240,44 @@ impl At<'_> {
             return Err(self.wrong("broker.host", "it is empty: write a name or an address"));
         }
         Ok(Broker {
-            host: raw.host,
+            host: raw.host.clone(),
             port: self.within("broker.port", raw.port, 1, u16::MAX)?,
+            tls: self.tls(&raw)?,
             credentials: self.credentials(&raw.credentials)?,
             keep_alive_s: self.within("broker.keep_alive_s", raw.keep_alive_s, 5, u16::MAX)?,
             session_expiry_s: raw.session_expiry_s,
             self_test: raw.self_test,
         })
+    }
+
+    /// The files of TLS, which must be there and fit: a mistake in them is told before anything runs.
+    fn tls(&self, raw: &RawBroker) -> Result<Option<TlsFiles>, ConfigMistake> {
+        let file = |path: &Path| (!path.as_os_str().is_empty()).then(|| self.folder.join(path));
+        let ca = file(&raw.ca_file);
+        let pair = (file(&raw.certificate_file), file(&raw.certificate_key_file));
+        if !raw.tls {
+            return match (ca, pair) {
+                (None, (None, None)) => Ok(None),
+                _ => Err(self.wrong(
+                    "broker.tls",
+                    "certificates are named, and TLS is off: write tls = true, or remove them",
+                )),
+            };
+        }
+        let identity = match pair {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                return Err(self.wrong(
+                    "broker.certificate_file",
+                    "a certificate and its key go together: set certificate_key_file too, or neither",
+                ));
+            }
+        };
+        let files = TlsFiles { ca, identity };
+        let read = files.read().and_then(|pem| Ok(client_config(&pem)?));
+        read.map_err(|error| self.wrong("broker.tls", error))?;
+        Ok(Some(files))
     }
 
     fn credentials(&self, file: &Path) -> Result<Option<(String, String)>, ConfigMistake> {

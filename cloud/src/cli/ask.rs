@@ -186,6 +186,7 @@ impl Asker {
             client_id: format!("simquota-cli-{random:016x}"),
             host: broker.host.clone(),
             port: broker.port,
+            tls: broker.tls.clone(),
             credentials: broker.credentials.clone(),
             keep_alive_s: broker.keep_alive_s,
             will: None,

@@ -22,6 +22,10 @@ pub(super) struct Raw {
 pub(super) struct RawBroker {
     pub(super) host: String,
     pub(super) port: u16,
+    pub(super) tls: bool,
+    pub(super) ca_file: PathBuf,
+    pub(super) certificate_file: PathBuf,
+    pub(super) certificate_key_file: PathBuf,
     pub(super) credentials: PathBuf,
     pub(super) keep_alive_s: u16,
     pub(super) session_expiry_s: u32,

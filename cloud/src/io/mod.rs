@@ -8,6 +8,7 @@
 //! | [`keys`] | the key folder: secrets never leave it |
 //! | [`store`] | the journal and its checkpoints, durable |
 //! | [`mqtt`] | a connection that comes back, acknowledgements in the order of delivery |
+//! | [`tls`] | certificates and keys, read before each connection |
 //! | [`verify`] | from octets to a request, or to a refusal with a reason |
 //! | [`admission`] | how often a device may ask |
 //! | `pipeline` | receive, verify, decide, commit, send, acknowledge |
@@ -24,4 +25,5 @@ mod pipeline;
 mod query;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod verify;

@@ -206,6 +206,7 @@ fn connect(
         client_id: format!("simquota-{}-{lane}", config.node),
         host: config.broker.host.clone(),
         port: config.broker.port,
+        tls: config.broker.tls.clone(),
         credentials: config.broker.credentials.clone(),
         keep_alive_s: config.broker.keep_alive_s,
         will,
