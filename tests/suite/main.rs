@@ -9,6 +9,7 @@
 
 mod broker;
 mod demo;
+mod guarded;
 mod kills;
 mod mistakes;
 mod pool;
@@ -17,6 +18,7 @@ mod refused;
 mod remainder;
 mod simulator;
 mod tidy;
+mod tls;
 mod traces;
 mod world;
 
