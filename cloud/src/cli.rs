@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused (the service said no, or an audit does not hold), 2 failed.
 //! stdout is data, stderr is talk.
 
+mod acl;
 mod ask;
 mod device;
 mod enrol;
@@ -116,6 +117,17 @@ enum Command {
         /// Read the store itself, which no service may have open
         #[arg(long)]
         offline: bool,
+    },
+    /// Write a broker's access control: everybody to their own topics, passwords derived from keys
+    #[command(
+        after_help = "Run it again after each `enrol`, `key` and `shut-out`.\nExample: simquota-cloud acl mosquitto --out /etc/mosquitto"
+    )]
+    Acl {
+        /// Which broker
+        kind: acl::Kind,
+        /// Where to
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
     },
     /// Say where each octet of a device went, with the steps of the patent
     #[command(after_help = "Example: simquota-cloud explain tracker-1 --fleet acme")]
@@ -353,6 +365,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         },
         Command::Audit { offline: false } => ledger::audit(common),
         Command::Audit { offline: true } => ledger::audit_offline(common),
+        Command::Acl { kind, out } => acl::run(common, kind, &out),
         Command::Explain { device, fleet } => {
             ledger::explain(common, &DeviceArgs { device, fleet })
         }

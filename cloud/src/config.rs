@@ -26,6 +26,9 @@ use crate::io::tls::TlsFiles;
 /// The shipped, commented defaults.
 pub const SHIPPED: &str = include_str!("../cloud.toml");
 
+/// What stands for a file of credentials when they are derived from keys.
+const DERIVED: &str = "derived";
+
 /// Everything that the service goes by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -54,6 +57,8 @@ pub struct Broker {
     pub tls: Option<TlsFiles>,
     /// User and password.
     pub credentials: Option<(String, String)>,
+    /// User and password are derived from the keys of whoever connects.
+    pub derived: bool,
     /// Seconds between pings.
     pub keep_alive_s: u16,
     /// Seconds that the broker keeps the session.
@@ -243,6 +248,7 @@ impl At<'_> {
             host: raw.host.clone(),
             port: self.within("broker.port", raw.port, 1, u16::MAX)?,
             tls: self.tls(&raw)?,
+            derived: raw.credentials == Path::new(DERIVED),
             credentials: self.credentials(&raw.credentials)?,
             keep_alive_s: self.within("broker.keep_alive_s", raw.keep_alive_s, 5, u16::MAX)?,
             session_expiry_s: raw.session_expiry_s,
@@ -282,7 +288,7 @@ impl At<'_> {
 
     fn credentials(&self, file: &Path) -> Result<Option<(String, String)>, ConfigMistake> {
         const KEY: &str = "broker.credentials";
-        if file.as_os_str().is_empty() {
+        if file.as_os_str().is_empty() || file == Path::new(DERIVED) {
             return Ok(None);
         }
         let path = self.folder.join(file);

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`clock`] | the only place that reads a clock |
 //! | [`keys`] | the key folder: secrets never leave it |
+//! | [`roster`] | whom the keys were made for, to write a broker's access control from |
 //! | [`store`] | the journal and its checkpoints, durable |
 //! | [`mqtt`] | a connection that comes back, acknowledgements in the order of delivery |
 //! | [`tls`] | certificates and keys, read before each connection |
@@ -23,6 +24,7 @@ pub mod mqtt;
 mod peer;
 mod pipeline;
 mod query;
+pub mod roster;
 pub mod serve;
 pub mod store;
 pub mod tls;

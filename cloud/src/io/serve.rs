@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use ed25519_dalek::SigningKey;
-use simquota_shared::envelope::{self, Kid};
+use simquota_shared::envelope::{self, Key, Kid};
 use simquota_shared::ids::{IdError, KeyId};
 use simquota_shared::topic::filter;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::clock;
-use super::keys::{ADMIN, KeyError, KeyFolder};
+use super::keys::{ADMIN, KeyError, KeyFolder, node_user};
 use super::mqtt::{self, Line, Options, OptionsError, Will};
 use super::pipeline::{Inbox, Lane, Parts, Pipeline, commit_first, node_status};
 use super::query::Desk;
@@ -207,7 +207,13 @@ fn connect(
         host: config.broker.host.clone(),
         port: config.broker.port,
         tls: config.broker.tls.clone(),
-        credentials: config.broker.credentials.clone(),
+        credentials: match config.broker.derived {
+            true => Some((
+                node_user(&config.node),
+                Key::new(node_key.to_bytes()).mqtt_password().to_string(),
+            )),
+            false => config.broker.credentials.clone(),
+        },
         keep_alive_s: config.broker.keep_alive_s,
         will,
         subscriptions,
