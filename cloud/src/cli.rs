@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused (the service said no, or an audit does not hold), 2 failed.
 //! stdout is data, stderr is talk.
 
+mod access;
 mod acl;
 mod ask;
 mod device;
@@ -105,6 +106,9 @@ enum Command {
         after_help = "Examples:\n  simquota-cloud enrol batch create spring --fleet acme --devices 50\n  simquota-cloud enrol tracker-1 --batch spring"
     )]
     Enrol(EnrolArgs),
+    /// People's keys: admins, managers, viewers
+    #[command(subcommand)]
+    Key(access::KeyCommand),
     /// Packages of prepaid volume
     #[command(subcommand)]
     Package(PackageCommand),
@@ -193,6 +197,24 @@ enum BatchCommand {
         /// How many devices it admits
         #[arg(long, default_value_t = 1000)]
         devices: u64,
+        /// For how many days it admits devices; without end when not given
+        #[arg(long)]
+        days: Option<u64>,
+    },
+    /// List all batches
+    List,
+    /// Admit no more devices; those that it has go on
+    Close {
+        /// Which batch
+        batch: EnrolmentId,
+        /// Not at once, but after so many days
+        #[arg(long)]
+        days: Option<u64>,
+    },
+    /// Believe no device under its key any more: the key is known to others
+    Revoke {
+        /// Which batch
+        batch: EnrolmentId,
     },
 }
 
@@ -276,6 +298,19 @@ enum DeviceCommand {
     Revoke(DeviceArgs),
     /// Ask it to report now
     Report(DeviceArgs),
+    /// Believe it no longer, whatever it says: it was stolen, or its key is known
+    #[command(
+        after_help = "Its neighbours go on. What it was granted ends with its validity, and its reservation with the lease.\nExample: simquota-cloud device shut-out tracker-1 --why stolen"
+    )]
+    ShutOut {
+        #[command(flatten)]
+        which: DeviceArgs,
+        /// Why, for the record
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Believe it again; it stays suspended until it is resumed
+    Readmit(DeviceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -331,19 +366,29 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Fleet(FleetCommand::Create { fleet }) => platform::create_fleet(common, &fleet),
         Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
         Command::Enrol(EnrolArgs { batch, device, of }) => match (batch, device, of) {
-            (Some(EnrolCommand::Batch(batch)), _, _) => {
-                let BatchCommand::Create {
+            (Some(EnrolCommand::Batch(command)), _, _) => match command {
+                BatchCommand::Create {
                     batch,
                     fleet,
                     devices,
-                } = batch;
-                platform::create_batch(common, &batch, &fleet, devices)
-            }
+                    days,
+                } => {
+                    platform::create_batch(common, &batch, &fleet, devices)?;
+                    match days {
+                        Some(_) => access::close_batch(common, &batch, days),
+                        None => Ok(()),
+                    }
+                }
+                BatchCommand::List => access::list_batches(common),
+                BatchCommand::Close { batch, days } => access::close_batch(common, &batch, days),
+                BatchCommand::Revoke { batch } => access::revoke_batch(common, &batch),
+            },
             (None, Some(device), Some(batch)) => enrol::print_string(common, &device, &batch),
             (None, _, _) => {
                 anyhow::bail!("name a device and its batch: see `simquota-cloud enrol --help`")
             }
         },
+        Command::Key(command) => access::key(common, command),
         Command::Package(command) => match command {
             PackageCommand::Buy(buy) => package::buy(common, buy),
             PackageCommand::List { fleet } => package::list(common, fleet.as_ref()),
@@ -362,6 +407,10 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             DeviceCommand::Resume(which) => device::tell(common, &which, "device-resume"),
             DeviceCommand::Revoke(which) => device::tell(common, &which, "device-revoke"),
             DeviceCommand::Report(which) => device::tell(common, &which, "device-report"),
+            DeviceCommand::ShutOut { which, why } => {
+                access::shut_out(common, &which, why.as_deref())
+            }
+            DeviceCommand::Readmit(which) => access::readmit(common, &which),
         },
         Command::Audit { offline: false } => ledger::audit(common),
         Command::Audit { offline: true } => ledger::audit_offline(common),

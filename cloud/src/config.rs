@@ -17,7 +17,7 @@ use simquota_shared::tls::client_config;
 use simquota_shared::units::{Octets, parse_octets};
 use zeroize::Zeroizing;
 
-use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy};
+use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy, RawRegistration};
 
 use crate::charging::Rules;
 use crate::io::admission;
@@ -218,6 +218,7 @@ impl At<'_> {
             grant,
             policy,
             command,
+            registration,
             limits,
             store,
         } = raw;
@@ -229,7 +230,7 @@ impl At<'_> {
             node: node.parse().map_err(|error| self.wrong("node", error))?,
             data: self.folder.join(data),
             broker: self.broker(broker)?,
-            rules: self.rules(grant, policy, &command)?,
+            rules: self.rules(grant, policy, &command, &registration)?,
             limits: self.limits(&limits)?,
             checkpoint_entries: self.within(
                 "store.checkpoint_entries",
@@ -324,6 +325,7 @@ impl At<'_> {
         grant: RawGrant,
         policy: RawPolicy,
         command: &RawCommand,
+        registration: &RawRegistration,
     ) -> Result<Rules, ConfigMistake> {
         let year_s = 366 * 86_400;
         let grant_min = self.octets("grant.min", &grant.min)?;
@@ -364,6 +366,8 @@ impl At<'_> {
                 86_400,
             )?,
             pushes_max: grant.pushes_max,
+            epochs_a_day: registration.epochs_a_day,
+            freeze: registration.freeze,
         })
     }
 

@@ -10,7 +10,9 @@
 mod access;
 mod broker;
 mod demo;
+mod forgery;
 mod guarded;
+mod keys;
 mod kills;
 mod mistakes;
 mod pool;

@@ -232,7 +232,7 @@ fn each_fault_of_a_certificate_has_its_own_words_on_both_sides() {
             "from an issuer that is not trusted here",
             "alert unknown ca",
         ),
-        none("the broker speaks no TLS", plain, "does not speak TLS", ""),
+        none("the broker speaks no TLS", plain, "speak TLS", ""),
         none(
             "ours is missing",
             asks.clone(),

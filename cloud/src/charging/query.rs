@@ -182,6 +182,7 @@ pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
     let axis = found.axis();
     let last = axis.and_then(|axis| axis.last.as_ref());
     let state = match (found.suspended, axis, last) {
+        _ if ledger.access.barred.contains_key(id) => "shut-out",
         (true, _, _) => "suspended",
         (false, Some(axis), Some(_)) if axis.open && now < axis.lease_until => "granted",
         (false, _, Some(_)) if found.waits() => "exhausted",
@@ -193,6 +194,7 @@ pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
     map([
         ("device", text(id)),
         ("fleet", text(&found.fleet)),
+        ("enrolment", text(&found.enrolment)),
         ("serial", text(&found.serial)),
         ("model", text(&found.model)),
         ("firmware", text(&found.firmware)),

@@ -106,7 +106,10 @@ fn users(config: &Config, folder: &KeyFolder, roster: &Roster) -> anyhow::Result
     }
     for (id, kid) in &roster.devices {
         let batch = folder.enrolment(&Kid::first(&kid.name))?.ok_or_else(|| {
-            anyhow!("enrolment key {} is gone: restore it from a backup", kid.name)
+            anyhow!(
+                "enrolment key {} is gone: restore it from a backup",
+                kid.name
+            )
         })?;
         users.push(User {
             name: id.to_string(),
@@ -198,7 +201,11 @@ fn mosquitto_passwords(users: &[User]) -> anyhow::Result<String> {
     for User { name, password } in users {
         let salt = salt()?;
         let hash = pbkdf2_once(password.as_bytes(), &salt)?;
-        text.push_str(&format!("{name}:$7$1${}${}\n", base64(&salt), base64(&hash)));
+        text.push_str(&format!(
+            "{name}:$7$1${}${}\n",
+            base64(&salt),
+            base64(&hash)
+        ));
     }
     Ok(text)
 }

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub(super) grant: RawGrant,
     pub(super) policy: RawPolicy,
     pub(super) command: RawCommand,
+    pub(super) registration: RawRegistration,
     pub(super) limits: RawLimits,
     pub(super) store: RawStore,
 }
@@ -65,6 +66,13 @@ pub(super) struct RawPolicy {
 pub(super) struct RawCommand {
     pub(super) valid_s: u64,
     pub(super) registration_retry_s: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRegistration {
+    pub(super) epochs_a_day: usize,
+    pub(super) freeze: bool,
 }
 
 #[derive(Deserialize)]

@@ -146,8 +146,8 @@ impl Handshake {
             .await
             .map_err(|error| match words(&error, host) {
                 Some(words) => io::Error::other(words),
-                None if error.kind() == io::ErrorKind::UnexpectedEof => io::Error::other(
-                    "the broker closed the connection during the TLS handshake: its log says why",
+                None if hung_up(&error) => io::Error::other(
+                    "the broker hung up during the TLS handshake: its log says why; if it does not speak TLS on this port, correct the port",
                 ),
                 None => error,
             })?;
@@ -166,6 +166,11 @@ impl Handshake {
         }
         Ok(config)
     }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// An error of a stream in words, if it is one of TLS. The broker's word about our certificate comes with the first
