@@ -6,6 +6,7 @@
 mod access;
 mod acl;
 mod ask;
+mod backup;
 mod device;
 mod enrol;
 mod init;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, PackageId, ZoneId};
+use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId, PackageId, ZoneId};
 use simquota_shared::units::{Octets, parse_octets};
 
 pub use ask::Refused;
@@ -132,6 +133,23 @@ enum Command {
         /// Where to
         #[arg(long, value_name = "FOLDER", default_value = ".")]
         out: PathBuf,
+    },
+    /// Write the whole journal into a file, while the service runs
+    #[command(after_help = "Example: simquota-cloud backup monday   (DATA/backups/monday.journal)")]
+    Backup {
+        /// What the file is called: a-z, 0-9 and '-'
+        name: KeyId,
+    },
+    /// Make a ledger out of a backup, while no service runs
+    #[command(
+        after_help = "Each entry goes through every check of a running service. Of what came after the backup devices keep what they\nhad not been told to delete; the rest is debited when they begin a new epoch.\nExample: simquota-cloud restore simquota-data/backups/monday.journal --replace"
+    )]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Where there is a ledger, move it aside
+        #[arg(long)]
+        replace: bool,
     },
     /// Say where each octet of a device went, with the steps of the patent
     #[command(after_help = "Example: simquota-cloud explain tracker-1 --fleet acme")]
@@ -414,6 +432,8 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         },
         Command::Audit { offline: false } => ledger::audit(common),
         Command::Audit { offline: true } => ledger::audit_offline(common),
+        Command::Backup { name } => backup::run(common, &name),
+        Command::Restore { file, replace } => backup::restore(common, &file, replace),
         Command::Acl { kind, out } => acl::run(common, kind, &out),
         Command::Explain { device, fleet } => {
             ledger::explain(common, &DeviceArgs { device, fleet })

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod broker;
 pub mod certificates;
 pub mod demo;
+pub mod disk;
 pub mod missing;
 pub mod port;
 pub mod process;

@@ -165,7 +165,7 @@ fn keys_and_batches_are_revoked_and_closed() {
     assert_eq!(code, 1, "a viewer looks and does nothing: {said}");
     world.cloud(&["key", "revoke", "auditor"]);
     let (_, code, said) = world.command(&[
-        "--key", "auditor", "--wait-s", "3", "package", "list", "--fleet", "buses",
+        "--key", "auditor", "3", "package", "list", "--fleet", "buses",
     ]);
     assert_ne!(code, 0);
     assert!(said.contains("revoked-key"), "{said}");

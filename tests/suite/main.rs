@@ -23,6 +23,7 @@ mod simulator;
 mod tidy;
 mod tls;
 mod traces;
+mod trouble;
 mod world;
 
 /// Named so that it is started last: tests start in the order of their names.

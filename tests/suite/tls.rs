@@ -218,7 +218,7 @@ fn each_fault_of_a_certificate_has_its_own_words_on_both_sides() {
             "the broker's is not valid yet",
             server("early", &ours, local, Validity::NotYet),
             "not valid before 2090-01-01",
-            "",
+            "alert",
         ),
         none(
             "the broker's is for another host",

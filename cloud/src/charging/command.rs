@@ -149,6 +149,12 @@ struct Explain {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Backup {
+    name: KeyId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
 impl Turn<'_> {
@@ -347,6 +353,10 @@ impl Turn<'_> {
             (Scope::Ops, "audit") => Some(
                 arguments::<Nothing>(&command.args)
                     .map(|Nothing {}| Looked::Query(Query::audit(address.clone()))),
+            ),
+            (Scope::Ops, "backup") => Some(
+                arguments(&command.args)
+                    .map(|Backup { name }| Looked::Query(Query::backup(address.clone(), name))),
             ),
             (Scope::Fleet(fleet), "device-list") => {
                 Some(arguments(&command.args).map(|list: DeviceList| {

@@ -4,6 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`backup`] | the journal as one file, and back |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`keys`] | the key folder: secrets never leave it |
 //! | [`roster`] | whom the keys were made for, to write a broker's access control from |
@@ -17,6 +18,7 @@
 //! | [`serve`] | the service: starts all of it and stops it |
 
 pub mod admission;
+pub mod backup;
 pub mod clock;
 pub mod keys;
 pub mod mqtt;

@@ -117,7 +117,7 @@ impl Service {
             control: connect(Lane::Control)?,
             usage: connect(Lane::Usage)?,
             node_key: node_key.clone(),
-            desk: Desk::open(Arc::clone(&inbox))?,
+            desk: Desk::open(Arc::clone(&inbox), config.data.join("backups"))?,
             inbox: Arc::clone(&inbox),
         };
         let pipeline = Pipeline::new(config, parts);

@@ -9,14 +9,20 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use simquota_shared::tls::{FILE_OCTETS_MAX, Identity, Pem, Renewed, SYSTEM_ROOTS, explain};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
+
+/// For a broker to close a connection whose handshake failed.
+const PART_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where certificates and keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,16 +147,23 @@ impl Handshake {
             ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| {
                 io::Error::other(format!("`{host}` is no name that a certificate can be for"))
             })?;
-        let stream = TlsConnector::from(config)
+        let shaken = TlsConnector::from(config)
             .connect(name, tcp)
-            .await
-            .map_err(|error| match words(&error, host) {
-                Some(words) => io::Error::other(words),
-                None if hung_up(&error) => io::Error::other(
-                    "the broker hung up during the TLS handshake: its log says why; if it does not speak TLS on this port, correct the port",
-                ),
-                None => error,
-            })?;
+            .into_fallible()
+            .await;
+        let stream = match shaken {
+            Ok(stream) => stream,
+            Err((error, tcp)) => {
+                part(tcp).await;
+                return Err(match words(&error, host) {
+                    Some(words) => io::Error::other(words),
+                    None if hung_up(&error) => io::Error::other(
+                        "the broker hung up during the TLS handshake: its log says why; if it does not speak TLS on this port, correct the port",
+                    ),
+                    None => error,
+                });
+            }
+        };
         let (_, session) = stream.get_ref();
         tracing::debug!(version = ?session.protocol_version(), handshake = ?session.handshake_kind(), "TLS established");
         Ok(stream)
@@ -166,6 +179,19 @@ impl Handshake {
         }
         Ok(config)
     }
+}
+
+/// Closes a connection so that the broker reads the alert that says why: with octets of its own unread, closing at once
+/// would be a reset, and it might see nothing else.
+async fn part(mut tcp: TcpStream) {
+    let read_out = async {
+        let mut room = [0; 1024];
+        tcp.shutdown().await?;
+        while tcp.read(&mut room).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // It may have gone already, and it may not keep us.
+    let _ = timeout(PART_WITHIN, read_out).await;
 }
 
 fn hung_up(error: &io::Error) -> bool {

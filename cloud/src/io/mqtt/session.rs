@@ -49,6 +49,9 @@ pub(super) struct Session {
     on_event: Box<dyn FnMut(MqttEvent) -> Flow + Send>,
     generation: u64,
     established_ms: Option<u64>,
+    /// The broker accepted and SUBSCRIBE is not written yet: the library queues it apart from what is published, so the
+    /// line begins when it is out. What comes in meanwhile waits.
+    greeting: Option<(ConnAck, Vec<Event>)>,
     /// Publishes of this connection that were accepted and not acknowledged by the broker.
     outstanding: Arc<AtomicU64>,
 }
@@ -68,6 +71,7 @@ impl Session {
             on_event,
             generation: 0,
             established_ms: None,
+            greeting: None,
             outstanding: Arc::default(),
         }
     }
@@ -77,6 +81,7 @@ impl Session {
         loop {
             self.generation = self.generation.saturating_add(1);
             self.established_ms = None;
+            self.greeting = None;
             self.outstanding = Arc::default();
             let library = library_options(&self.options, self.tls.as_ref());
             let (client, mut events) = AsyncClient::builder(library).capacity(QUEUE).build();
@@ -112,11 +117,8 @@ impl Session {
                 }
             };
             match polled {
-                Ok(Ok(Event::Incoming(Packet::ConnAck(answer)))) => {
-                    self.connected(client.clone(), events, &answer);
-                }
                 Ok(Ok(event)) => {
-                    if self.deliver(event) == Flow::BreakOff {
+                    if self.happened(&client, events, event) == Flow::BreakOff {
                         return self.broken("more messages came than were asked for".to_owned());
                     }
                 }
@@ -144,10 +146,25 @@ impl Session {
         End::Broken { reason, lasted_ms }
     }
 
-    fn connected(&mut self, client: AsyncClient, events: &mut EventLoop, answer: &ConnAck) {
+    fn happened(&mut self, client: &AsyncClient, events: &mut EventLoop, event: Event) -> Flow {
+        if let Event::Incoming(Packet::ConnAck(answer)) = event {
+            return self.accepted(client, events, answer);
+        }
+        let subscribed = matches!(event, Event::Outgoing(Outgoing::Subscribe(_)));
+        match self.greeting.take() {
+            Some((answer, held)) if subscribed => self.connected(client, &answer, held),
+            Some((answer, mut held)) => {
+                held.push(event);
+                self.greeting = Some((answer, held));
+                Flow::Go
+            }
+            None => self.deliver(event),
+        }
+    }
+
+    fn accepted(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: ConnAck) -> Flow {
         self.established_ms = Some(clock::monotonic_ms());
         resume::forget(&mut events.options);
-        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         // "No keep-alive" from the broker would make the library ping without a pause.
         if events.options.keep_alive().is_zero() {
             events.options.set_keep_alive(self.options.keep_alive_s);
@@ -157,20 +174,36 @@ impl Session {
             .subscriptions
             .iter()
             .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-        // First into an empty queue: answers to what is published after this can't be missed.
-        if !self.options.subscriptions.is_empty() && client.try_subscribe_many(filters).is_err() {
-            tracing::error!("subscriptions were not accepted by the client library: report this");
+        // Before anything is published: answers to that can't be missed.
+        if self.options.subscriptions.is_empty() {
+            return self.connected(client, &answer, Vec::new());
         }
+        if client.try_subscribe_many(filters).is_ok() {
+            self.greeting = Some((answer, Vec::new()));
+            return Flow::Go;
+        }
+        tracing::error!("subscriptions were not accepted by the client library: report this");
+        Flow::BreakOff
+    }
+
+    fn connected(&mut self, client: &AsyncClient, answer: &ConnAck, held: Vec<Event>) -> Flow {
+        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         self.establish(Some(Established {
             generation: self.generation,
-            client,
+            client: client.clone(),
             packet_octets_max: limit.unwrap_or(PACKET_OCTETS_MAX).min(PACKET_OCTETS_MAX),
             outstanding: Arc::clone(&self.outstanding),
         }));
-        (self.on_event)(MqttEvent::Connected {
+        let mut flow = (self.on_event)(MqttEvent::Connected {
             generation: self.generation,
             session_present: answer.session_present,
         });
+        for event in held {
+            if self.deliver(event) == Flow::BreakOff {
+                flow = Flow::BreakOff;
+            }
+        }
+        flow
     }
 
     fn establish(&self, established: Option<Established>) {

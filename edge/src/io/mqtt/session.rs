@@ -102,6 +102,9 @@ pub(super) struct Session {
     /// When to leave at the latest, once leaving was asked for.
     leave_at: Option<Instant>,
     established_ms: Option<u64>,
+    /// The broker accepted and SUBSCRIBE is not written yet: the library queues it apart from what is published, so the
+    /// line begins when it is out. What comes in meanwhile waits.
+    greeting: Option<(ConnAck, Vec<Event>)>,
 }
 
 impl Session {
@@ -119,6 +122,7 @@ impl Session {
             on_event,
             leave_at: None,
             established_ms: None,
+            greeting: None,
         }
     }
 
@@ -129,6 +133,7 @@ impl Session {
             let library = library_options(&self.options, self.tls.as_ref());
             let (client, mut events) = AsyncClient::builder(library).capacity(QUEUE).build();
             self.established_ms = None;
+            self.greeting = None;
             let end = self.connection(&client, &mut events).await;
             // The line goes before its loop: nothing is accepted that nobody will send.
             lock(&self.shared).line = None;
@@ -216,17 +221,24 @@ impl Session {
     }
 
     fn happened(&mut self, client: &AsyncClient, events: &mut EventLoop, event: Event) {
-        if let Event::Incoming(Packet::ConnAck(answer)) = &event {
-            self.connected(client, events, answer);
-        } else {
-            self.deliver(event);
+        if let Event::Incoming(Packet::ConnAck(answer)) = event {
+            self.accepted(client, events, answer);
+            return;
+        }
+        let subscribed = matches!(event, Event::Outgoing(Outgoing::Subscribe(_)));
+        match self.greeting.take() {
+            Some((answer, held)) if subscribed => self.connected(client, &answer, held),
+            Some((answer, mut held)) => {
+                held.push(event);
+                self.greeting = Some((answer, held));
+            }
+            None => self.deliver(event),
         }
     }
 
-    fn connected(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: &ConnAck) {
+    fn accepted(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: ConnAck) {
         self.established_ms = Some(clock::monotonic_ms());
         resume::forget(&mut events.options);
-        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         // "No keep-alive" from the broker would make the library ping without a pause.
         if events.options.keep_alive().is_zero() {
             events.options.set_keep_alive(self.options.keep_alive_s);
@@ -236,10 +248,18 @@ impl Session {
             .subscriptions
             .iter()
             .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-        // First into an empty queue: answers to what is published after this can't be missed.
-        if !self.options.subscriptions.is_empty() && client.try_subscribe_many(filters).is_err() {
+        // Before anything is published: answers to that can't be missed.
+        if self.options.subscriptions.is_empty() {
+            self.connected(client, &answer, Vec::new());
+        } else if client.try_subscribe_many(filters).is_ok() {
+            self.greeting = Some((answer, Vec::new()));
+        } else {
             tracing::error!("subscriptions were not accepted by the client library");
         }
+    }
+
+    fn connected(&mut self, client: &AsyncClient, answer: &ConnAck, held: Vec<Event>) {
+        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         lock(&self.shared).line = Some(Line {
             client: client.clone(),
             packet_octets_max: limit.unwrap_or(PACKET_OCTETS_MAX).min(PACKET_OCTETS_MAX),
@@ -248,6 +268,9 @@ impl Session {
         (self.on_event)(MqttEvent::Connected {
             session_present: answer.session_present,
         });
+        for event in held {
+            self.deliver(event);
+        }
     }
 
     fn deliver(&mut self, event: Event) {
