@@ -3,7 +3,10 @@
 //! Exit codes: 0 done, 1 refused (the service said no, or an audit does not hold), 2 failed.
 //! stdout is data, stderr is talk.
 
+mod access;
+mod acl;
 mod ask;
+mod backup;
 mod device;
 mod enrol;
 mod init;
@@ -19,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, PackageId, ZoneId};
+use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId, PackageId, ZoneId};
 use simquota_shared::units::{Octets, parse_octets};
 
 pub use ask::Refused;
@@ -104,6 +107,9 @@ enum Command {
         after_help = "Examples:\n  simquota-cloud enrol batch create spring --fleet acme --devices 50\n  simquota-cloud enrol tracker-1 --batch spring"
     )]
     Enrol(EnrolArgs),
+    /// People's keys: admins, managers, viewers
+    #[command(subcommand)]
+    Key(access::KeyCommand),
     /// Packages of prepaid volume
     #[command(subcommand)]
     Package(PackageCommand),
@@ -116,6 +122,34 @@ enum Command {
         /// Read the store itself, which no service may have open
         #[arg(long)]
         offline: bool,
+    },
+    /// Write a broker's access control: everybody to their own topics, passwords derived from keys
+    #[command(
+        after_help = "Run it again after each `enrol`, `key` and `shut-out`.\nExample: simquota-cloud acl mosquitto --out /etc/mosquitto"
+    )]
+    Acl {
+        /// Which broker
+        kind: acl::Kind,
+        /// Where to
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
+    },
+    /// Write the whole journal into a file, while the service runs
+    #[command(after_help = "Example: simquota-cloud backup monday   (DATA/backups/monday.journal)")]
+    Backup {
+        /// What the file is called: a-z, 0-9 and '-'
+        name: KeyId,
+    },
+    /// Make a ledger out of a backup, while no service runs
+    #[command(
+        after_help = "Each entry goes through every check of a running service. Of what came after the backup devices keep what they\nhad not been told to delete; the rest is debited when they begin a new epoch.\nExample: simquota-cloud restore simquota-data/backups/monday.journal --replace"
+    )]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Where there is a ledger, move it aside
+        #[arg(long)]
+        replace: bool,
     },
     /// Say where each octet of a device went, with the steps of the patent
     #[command(after_help = "Example: simquota-cloud explain tracker-1 --fleet acme")]
@@ -181,6 +215,24 @@ enum BatchCommand {
         /// How many devices it admits
         #[arg(long, default_value_t = 1000)]
         devices: u64,
+        /// For how many days it admits devices; without end when not given
+        #[arg(long)]
+        days: Option<u64>,
+    },
+    /// List all batches
+    List,
+    /// Admit no more devices; those that it has go on
+    Close {
+        /// Which batch
+        batch: EnrolmentId,
+        /// Not at once, but after so many days
+        #[arg(long)]
+        days: Option<u64>,
+    },
+    /// Believe no device under its key any more: the key is known to others
+    Revoke {
+        /// Which batch
+        batch: EnrolmentId,
     },
 }
 
@@ -264,6 +316,19 @@ enum DeviceCommand {
     Revoke(DeviceArgs),
     /// Ask it to report now
     Report(DeviceArgs),
+    /// Believe it no longer, whatever it says: it was stolen, or its key is known
+    #[command(
+        after_help = "Its neighbours go on. What it was granted ends with its validity, and its reservation with the lease.\nExample: simquota-cloud device shut-out tracker-1 --why stolen"
+    )]
+    ShutOut {
+        #[command(flatten)]
+        which: DeviceArgs,
+        /// Why, for the record
+        #[arg(long)]
+        why: Option<String>,
+    },
+    /// Believe it again; it stays suspended until it is resumed
+    Readmit(DeviceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -319,19 +384,29 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Fleet(FleetCommand::Create { fleet }) => platform::create_fleet(common, &fleet),
         Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
         Command::Enrol(EnrolArgs { batch, device, of }) => match (batch, device, of) {
-            (Some(EnrolCommand::Batch(batch)), _, _) => {
-                let BatchCommand::Create {
+            (Some(EnrolCommand::Batch(command)), _, _) => match command {
+                BatchCommand::Create {
                     batch,
                     fleet,
                     devices,
-                } = batch;
-                platform::create_batch(common, &batch, &fleet, devices)
-            }
+                    days,
+                } => {
+                    platform::create_batch(common, &batch, &fleet, devices)?;
+                    match days {
+                        Some(_) => access::close_batch(common, &batch, days),
+                        None => Ok(()),
+                    }
+                }
+                BatchCommand::List => access::list_batches(common),
+                BatchCommand::Close { batch, days } => access::close_batch(common, &batch, days),
+                BatchCommand::Revoke { batch } => access::revoke_batch(common, &batch),
+            },
             (None, Some(device), Some(batch)) => enrol::print_string(common, &device, &batch),
             (None, _, _) => {
                 anyhow::bail!("name a device and its batch: see `simquota-cloud enrol --help`")
             }
         },
+        Command::Key(command) => access::key(common, command),
         Command::Package(command) => match command {
             PackageCommand::Buy(buy) => package::buy(common, buy),
             PackageCommand::List { fleet } => package::list(common, fleet.as_ref()),
@@ -350,9 +425,16 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             DeviceCommand::Resume(which) => device::tell(common, &which, "device-resume"),
             DeviceCommand::Revoke(which) => device::tell(common, &which, "device-revoke"),
             DeviceCommand::Report(which) => device::tell(common, &which, "device-report"),
+            DeviceCommand::ShutOut { which, why } => {
+                access::shut_out(common, &which, why.as_deref())
+            }
+            DeviceCommand::Readmit(which) => access::readmit(common, &which),
         },
         Command::Audit { offline: false } => ledger::audit(common),
         Command::Audit { offline: true } => ledger::audit_offline(common),
+        Command::Backup { name } => backup::run(common, &name),
+        Command::Restore { file, replace } => backup::restore(common, &file, replace),
+        Command::Acl { kind, out } => acl::run(common, kind, &out),
         Command::Explain { device, fleet } => {
             ledger::explain(common, &DeviceArgs { device, fleet })
         }

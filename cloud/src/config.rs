@@ -13,16 +13,21 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, File, FileFormat};
 use simquota_shared::ids::{NodeId, Text};
 use simquota_shared::message::{FinalAction, Policy};
+use simquota_shared::tls::client_config;
 use simquota_shared::units::{Octets, parse_octets};
 use zeroize::Zeroizing;
 
-use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy};
+use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy, RawRegistration};
 
 use crate::charging::Rules;
 use crate::io::admission;
+use crate::io::tls::TlsFiles;
 
 /// The shipped, commented defaults.
 pub const SHIPPED: &str = include_str!("../cloud.toml");
+
+/// What stands for a file of credentials when they are derived from keys.
+const DERIVED: &str = "derived";
 
 /// Everything that the service goes by.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +53,12 @@ pub struct Broker {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Certificates and keys; `None` connects without TLS.
+    pub tls: Option<TlsFiles>,
     /// User and password.
     pub credentials: Option<(String, String)>,
+    /// User and password are derived from the keys of whoever connects.
+    pub derived: bool,
     /// Seconds between pings.
     pub keep_alive_s: u16,
     /// Seconds that the broker keeps the session.
@@ -209,6 +218,7 @@ impl At<'_> {
             grant,
             policy,
             command,
+            registration,
             limits,
             store,
         } = raw;
@@ -220,7 +230,7 @@ impl At<'_> {
             node: node.parse().map_err(|error| self.wrong("node", error))?,
             data: self.folder.join(data),
             broker: self.broker(broker)?,
-            rules: self.rules(grant, policy, &command)?,
+            rules: self.rules(grant, policy, &command, &registration)?,
             limits: self.limits(&limits)?,
             checkpoint_entries: self.within(
                 "store.checkpoint_entries",
@@ -236,8 +246,10 @@ impl At<'_> {
             return Err(self.wrong("broker.host", "it is empty: write a name or an address"));
         }
         Ok(Broker {
-            host: raw.host,
+            host: raw.host.clone(),
             port: self.within("broker.port", raw.port, 1, u16::MAX)?,
+            tls: self.tls(&raw)?,
+            derived: raw.credentials == Path::new(DERIVED),
             credentials: self.credentials(&raw.credentials)?,
             keep_alive_s: self.within("broker.keep_alive_s", raw.keep_alive_s, 5, u16::MAX)?,
             session_expiry_s: raw.session_expiry_s,
@@ -245,9 +257,39 @@ impl At<'_> {
         })
     }
 
+    /// The files of TLS, which must be there and fit: a mistake in them is told before anything runs.
+    fn tls(&self, raw: &RawBroker) -> Result<Option<TlsFiles>, ConfigMistake> {
+        let file = |path: &Path| (!path.as_os_str().is_empty()).then(|| self.folder.join(path));
+        let ca = file(&raw.ca_file);
+        let pair = (file(&raw.certificate_file), file(&raw.certificate_key_file));
+        if !raw.tls {
+            return match (ca, pair) {
+                (None, (None, None)) => Ok(None),
+                _ => Err(self.wrong(
+                    "broker.tls",
+                    "certificates are named, and TLS is off: write tls = true, or remove them",
+                )),
+            };
+        }
+        let identity = match pair {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                return Err(self.wrong(
+                    "broker.certificate_file",
+                    "a certificate and its key go together: set certificate_key_file too, or neither",
+                ));
+            }
+        };
+        let files = TlsFiles { ca, identity };
+        let read = files.read().and_then(|pem| Ok(client_config(&pem)?));
+        read.map_err(|error| self.wrong("broker.tls", error))?;
+        Ok(Some(files))
+    }
+
     fn credentials(&self, file: &Path) -> Result<Option<(String, String)>, ConfigMistake> {
         const KEY: &str = "broker.credentials";
-        if file.as_os_str().is_empty() {
+        if file.as_os_str().is_empty() || file == Path::new(DERIVED) {
             return Ok(None);
         }
         let path = self.folder.join(file);
@@ -283,6 +325,7 @@ impl At<'_> {
         grant: RawGrant,
         policy: RawPolicy,
         command: &RawCommand,
+        registration: &RawRegistration,
     ) -> Result<Rules, ConfigMistake> {
         let year_s = 366 * 86_400;
         let grant_min = self.octets("grant.min", &grant.min)?;
@@ -323,6 +366,8 @@ impl At<'_> {
                 86_400,
             )?,
             pushes_max: grant.pushes_max,
+            epochs_a_day: registration.epochs_a_day,
+            freeze: registration.freeze,
         })
     }
 

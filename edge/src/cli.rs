@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use crate::config::{Config, ConfigError, DEFAULTS};
 
@@ -124,13 +125,18 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// Sends the log to stderr. RUST_LOG goes before `filter`.
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|set| !set.is_empty());
-    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(filter))
+    let filter: Targets = wanted
+        .as_deref()
+        .unwrap_or(filter)
+        .parse()
         .context("the log filter is not usable: write error, warn, info, debug or trace")?;
-    // A log that was set up before, by a test that runs this in its own process, stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // A log that was set up before, by a test that runs this in its own process, stays.
+    let _ = tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .try_init();
     Ok(())
 }

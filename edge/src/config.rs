@@ -59,6 +59,10 @@ pub enum ClockKind {
 pub struct Broker {
     pub host: String,
     pub port: u16,
+    pub tls: bool,
+    pub ca_file: PathBuf,
+    pub certificate_file: PathBuf,
+    pub certificate_key_file: PathBuf,
     pub keep_alive_s: u16,
 }
 

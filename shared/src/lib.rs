@@ -11,6 +11,7 @@
 //! | [`codec`] | CBOR, bounded and canonical or refused |
 //! | [`envelope`] | COSE_Mac0 and COSE_Sign1 with the topic as external data; key derivation |
 //! | [`message`] | one file for each message |
+//! | `tls` | what a connection trusts, and what its errors mean (feature `tls`) |
 //!
 //! `protocol.cddl` beside this crate describes every payload; a test holds the two together.
 
@@ -21,6 +22,8 @@ pub mod codec;
 pub mod envelope;
 pub mod ids;
 pub mod message;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod topic;
 pub mod units;
 

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod broker;
+pub mod certificates;
 pub mod demo;
 pub mod disk;
 pub mod missing;

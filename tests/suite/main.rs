@@ -7,9 +7,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod access;
 mod broker;
 mod demo;
 mod flood;
+mod forgery;
+mod guarded;
+mod keys;
 mod kills;
 mod mistakes;
 mod pool;
@@ -18,7 +22,11 @@ mod refused;
 mod remainder;
 mod simulator;
 mod tidy;
+mod tls;
 mod traces;
+mod trouble;
+
+pub(crate) use simquota_tests::world;
 
 /// Named so that it is started last: tests start in the order of their names.
 mod zz {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use simquota_tests::port::free_port;
 
-use simquota_tests::world::{World, steady};
+use crate::world::{World, steady};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 
@@ -33,7 +33,7 @@ fn says(folder: &Path, args: &[&str]) -> String {
 }
 
 fn changed(world: &World, file: &Path, from: &str, to: &str) {
-    let text = simquota_tests::world::read(file);
+    let text = crate::world::read(file);
     assert!(text.contains(from), "{} holds {from}", file.display());
     fs::write(file, text.replace(from, to)).unwrap();
     assert!(file.starts_with(world.folder.path()));
@@ -45,7 +45,7 @@ fn each_mistake_is_named_with_what_to_do() {
     let mut device = world.device("tracker-m", &steady(3600, 100), 1, "1 MB");
     let folder = world.folder.path();
     let config = device.folder.join("edge.toml");
-    let good = simquota_tests::world::read(&config);
+    let good = crate::world::read(&config);
     let run = ["edge", "run", "--config", "tracker-m/edge.toml"];
     let mut said = String::new();
     let mut note = |what: &str, text: String| {
@@ -88,7 +88,7 @@ fn each_mistake_is_named_with_what_to_do() {
         second.contains("another") || second.contains("locked"),
         "{second}"
     );
-    let good = simquota_tests::world::read(&cloud);
+    let good = crate::world::read(&cloud);
     fs::write(&cloud, good.replace("[grant]", "[grant]\nmaxx = 1")).unwrap();
     note(
         "cloud, unknown key",
@@ -131,7 +131,7 @@ fn each_mistake_is_named_with_what_to_do() {
     fs::write(&cloud, &good).unwrap();
 
     let admin = folder.join("cloud/keys/person/admin.1.key");
-    let real = simquota_tests::world::read(&admin);
+    let real = crate::world::read(&admin);
     fs::write(&admin, "00".repeat(32)).unwrap();
     note(
         "cloud, wrong admin key",

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use simquota_tests::world::{World, octets, steady};
+use crate::world::{World, octets, steady};
 
 /// The figure after `name` in a line of an explanation.
 fn credits(rows: &[Value]) -> impl Iterator<Item = &str> {

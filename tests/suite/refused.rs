@@ -16,18 +16,18 @@ use simquota_shared::topic::{Down, Topic, Up};
 use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq};
 
 use crate::broker::client::Client;
-use simquota_tests::world::{Device, World};
+use crate::world::{Device, World};
 
 /// A device made by hand, over plain MQTT.
-struct Hand {
+pub(crate) struct Hand {
     id: DeviceId,
     kid: Kid,
     key: Key,
 }
 
 impl Hand {
-    fn of(device: &Device) -> Self {
-        let text = simquota_tests::world::read(&device.folder.join("edge.key"));
+    pub(crate) fn of(device: &Device) -> Self {
+        let text = crate::world::read(&device.folder.join("edge.key"));
         let mut parts = text.trim().split(':').skip(1);
         let id = parts.next().unwrap().parse().unwrap();
         let (name, generation) = parts.next().unwrap().split_once('/').unwrap();
@@ -42,11 +42,11 @@ impl Hand {
         }
     }
 
-    fn up(&self, up: Up) -> String {
+    pub(crate) fn up(&self, up: Up) -> String {
         Topic::Up(self.id.clone(), up).to_string()
     }
 
-    fn sealed<T: serde::Serialize>(&self, up: Up, message: &T) -> Vec<u8> {
+    pub(crate) fn sealed<T: serde::Serialize>(&self, up: Up, message: &T) -> Vec<u8> {
         seal(
             &self.key,
             &self.kid,
@@ -57,7 +57,7 @@ impl Hand {
     }
 }
 
-async fn answer<T: serde::de::DeserializeOwned>(
+pub(crate) async fn answer<T: serde::de::DeserializeOwned>(
     client: &mut Client,
     hand: &Hand,
     down: Down,
@@ -76,7 +76,7 @@ async fn answer<T: serde::de::DeserializeOwned>(
     (decode(&payload).unwrap(), payload)
 }
 
-fn registration() -> RegisterRequest {
+pub(crate) fn registration() -> RegisterRequest {
     RegisterRequest {
         epoch: Epoch(77),
         boot: Boot(1),

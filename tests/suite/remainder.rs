@@ -4,7 +4,7 @@ use serde_json::Value;
 use simquota_tests::broker::Broker as _;
 use simquota_tests::process::LIMIT;
 
-use simquota_tests::world::{Device, World, steady};
+use crate::world::{Device, World, steady};
 
 /// A device that has used a little of its grant and holds the rest.
 fn holding(world: &World, id: &str) -> Device {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use simquota_tests::process::LIMIT;
 
-use simquota_tests::world::{World, octets, read};
+use crate::world::{World, octets, read};
 
 fn recordings() -> Vec<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -20,8 +20,8 @@ use crate::ledger::Broken;
 use crate::ledger::account::{Move, Pocket};
 use crate::ledger::chain::digest;
 use crate::ledger::entry::{
-    Cause, CommandDone, Credited, EnrolmentCreated, FleetCreated, KeyCreated, PackageBought, Role,
-    SimsImported, Subject, Suspension,
+    AccessChanged, Cause, CommandDone, Credited, EnrolmentCreated, FleetCreated, KeyCreated,
+    PackageBought, Role, SimsImported, Subject, Suspension,
 };
 
 use super::usage::pocket;
@@ -51,7 +51,11 @@ pub struct CommandError {
     pub words: String,
 }
 
-fn refuse<T>(code: Code, name: &'static str, words: impl Into<String>) -> Result<T, CommandError> {
+pub(super) fn refuse<T>(
+    code: Code,
+    name: &'static str,
+    words: impl Into<String>,
+) -> Result<T, CommandError> {
     Err(CommandError {
         code,
         name,
@@ -145,6 +149,12 @@ struct Explain {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Backup {
+    name: KeyId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
 impl Turn<'_> {
@@ -179,6 +189,12 @@ impl Turn<'_> {
                 format!("no key {kid} is admitted"),
             ));
         };
+        if self.ledger.access.keys.contains(&author) {
+            return Ok(Verdict::refused(
+                "revoked-key",
+                format!("key {kid} was revoked"),
+            ));
+        }
         let scope = fleet.cloned().map_or(Scope::Ops, Scope::Fleet);
         let address = Address {
             scope: scope.clone(),
@@ -338,6 +354,10 @@ impl Turn<'_> {
                 arguments::<Nothing>(&command.args)
                     .map(|Nothing {}| Looked::Query(Query::audit(address.clone()))),
             ),
+            (Scope::Ops, "backup") => Some(
+                arguments(&command.args)
+                    .map(|Backup { name }| Looked::Query(Query::backup(address.clone(), name))),
+            ),
             (Scope::Fleet(fleet), "device-list") => {
                 Some(arguments(&command.args).map(|list: DeviceList| {
                     Looked::Value(query::devices(
@@ -367,7 +387,9 @@ impl Turn<'_> {
                     )))
                 }))
             }
-            _ => None,
+            _ => self
+                .look_access(scope, command)
+                .map(|found| found.map(Looked::Value)),
         }
     }
 
@@ -473,11 +495,14 @@ impl Turn<'_> {
                     Body::Reauthorise,
                 ))
             }
-            (_, other) => refuse(
-                Code::RATING_FAILED,
-                "unknown-command",
-                format!("'{other}' is not a command of this topic"),
-            ),
+            (_, other) => match self.prepare_access(scope, command) {
+                Some(change) => change.map(Change::Access),
+                None => refuse(
+                    Code::RATING_FAILED,
+                    "unknown-command",
+                    format!("'{other}' is not a command of this topic"),
+                ),
+            },
         }
     }
 
@@ -656,6 +681,7 @@ impl Turn<'_> {
                 octets,
                 why,
             } => self.credit_package(&package, octets, why),
+            Change::Access(changed) => self.perform_access(changed),
             Change::Tell(device, body) => {
                 let suspended = match body {
                     Body::Suspend => Some(true),
@@ -767,9 +793,10 @@ enum Change {
         why: Text,
     },
     Tell(DeviceId, Body),
+    Access(AccessChanged),
 }
 
-fn arguments<T: DeserializeOwned>(args: &Value) -> Result<T, CommandError> {
+pub(super) fn arguments<T: DeserializeOwned>(args: &Value) -> Result<T, CommandError> {
     serde_cbor::value::from_value(args.clone()).map_err(|error| CommandError {
         code: Code::RATING_FAILED,
         name: "bad-arguments",

@@ -16,8 +16,10 @@
 //! | `usage` | debits by position, overrun, late usage, debt |
 //! | `purchase` | packages bought: debt, uncovered stretches, pushes |
 //! | `sweep` | leases that run out, packages that end |
+//! | `access` | who is believed no longer |
 //! | `command` | what managers and admins ask for |
 
+mod access;
 mod command;
 mod credit;
 mod purchase;
@@ -164,6 +166,9 @@ impl<'a> Turn<'a> {
                 "foreign-key",
                 format!("device {id} belongs to another enrolment key than {kid}"),
             ));
+        }
+        if let Some(refused) = self.not_believed(id, kid, &request)? {
+            return Ok(refused);
         }
         // Whatever a device says shows that it can hear: what it has not acknowledged is sent again.
         if !matches!(request, DeviceRequest::Ack(_)) {

@@ -42,6 +42,8 @@ pub struct Query {
 #[derive(Clone, Debug, PartialEq)]
 enum What {
     Audit,
+    /// The journal is to be written to a file of this name.
+    Backup(KeyId),
     Explain {
         device: DeviceId,
         since: Option<UnixMillis>,
@@ -63,6 +65,30 @@ impl Query {
         }
     }
 
+    pub(super) fn backup(address: Address, name: KeyId) -> Self {
+        Self {
+            address,
+            what: What::Backup(name),
+        }
+    }
+
+    /// The name of the file that is asked for, if the question is for a backup: that is the shell's to answer.
+    #[must_use]
+    pub fn backup_name(&self) -> Option<&KeyId> {
+        match &self.what {
+            What::Backup(name) => Some(name),
+            What::Audit | What::Explain { .. } => None,
+        }
+    }
+
+    /// An answer that the shell found.
+    ///
+    /// # Errors
+    /// [`Broken`] when it can't be written.
+    pub fn reply(&self, value: Value) -> Result<Vec<Outgoing>, Broken> {
+        parts(&self.address, value)
+    }
+
     /// Answers from the journal's entries, from the first on.
     ///
     /// # Errors
@@ -73,6 +99,7 @@ impl Query {
     ) -> Result<Vec<Outgoing>, Broken> {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
+            What::Backup(_) => Value::Null,
             What::Explain { device, since } => explained(entries, device, *since),
         };
         parts(&self.address, value)
@@ -182,6 +209,7 @@ pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
     let axis = found.axis();
     let last = axis.and_then(|axis| axis.last.as_ref());
     let state = match (found.suspended, axis, last) {
+        _ if ledger.access.barred.contains_key(id) => "shut-out",
         (true, _, _) => "suspended",
         (false, Some(axis), Some(_)) if axis.open && now < axis.lease_until => "granted",
         (false, _, Some(_)) if found.waits() => "exhausted",
@@ -193,6 +221,7 @@ pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
     map([
         ("device", text(id)),
         ("fleet", text(&found.fleet)),
+        ("enrolment", text(&found.enrolment)),
         ("serial", text(&found.serial)),
         ("model", text(&found.model)),
         ("firmware", text(&found.firmware)),

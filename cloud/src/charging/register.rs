@@ -3,7 +3,7 @@
 use simquota_shared::code::Code;
 use simquota_shared::codec;
 use simquota_shared::envelope::Kid;
-use simquota_shared::ids::{DeviceId, Iccid, ZoneId};
+use simquota_shared::ids::{DeviceId, EnrolmentId, Iccid, ZoneId};
 use simquota_shared::message::{Command, Outcome, RegisterAnswer, RegisterRequest};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Octets, Seq};
@@ -19,6 +19,8 @@ struct Denied {
     retry: bool,
     reason: &'static str,
     detail: String,
+    /// It looks like two devices with one key.
+    two: bool,
 }
 
 impl Turn<'_> {
@@ -30,7 +32,9 @@ impl Turn<'_> {
     ) -> Result<Verdict, Broken> {
         let known = self.ledger.devices.get(id);
         let outcome = match known {
-            Some(device) => known_device(id, device, request).map(|()| device.iccid.clone()),
+            Some(device) => self
+                .known_device(id, device, request)
+                .map(|()| device.iccid.clone()),
             None => self.admit(id, kid, request),
         };
         let iccid = match outcome {
@@ -38,6 +42,9 @@ impl Turn<'_> {
             Err(denied) => {
                 let answer = self.registration(id, request, denied.code, denied.retry);
                 self.say(id, kid, Down::Register, encoded(&answer)?, false);
+                if denied.two {
+                    self.freeze(id, denied.reason)?;
+                }
                 return Ok(Verdict::refused(denied.reason, denied.detail));
             }
         };
@@ -78,6 +85,7 @@ impl Turn<'_> {
                 retry,
                 reason,
                 detail,
+                two: false,
             })
         };
         let Some(enrolment) = enrolment else {
@@ -99,6 +107,20 @@ impl Turn<'_> {
                 ),
             );
         }
+        let until = kid
+            .name
+            .parse()
+            .ok()
+            .and_then(|name: EnrolmentId| self.ledger.access.until.get(&name));
+        if until.is_some_and(|until| *until <= self.now) {
+            return denied(
+                Code::SERVICE_DENIED,
+                true,
+                "enrolment-closed",
+                format!("enrolment key {kid} admits no more devices: open it, or use another"),
+            );
+        }
+        self.own_sim(id, request)?;
         let reported = request
             .iccid
             .as_ref()
@@ -111,6 +133,25 @@ impl Turn<'_> {
                 "no-free-sim",
                 format!("the pool has no free SIM for device {id}: import some"),
             ),
+        }
+    }
+
+    /// A SIM is in one device.
+    fn own_sim(&self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Denied> {
+        let holder = request
+            .iccid
+            .as_ref()
+            .and_then(|iccid| self.ledger.sims.get(iccid))
+            .and_then(|sim| sim.device.as_ref());
+        match holder {
+            Some(other) if other != id => Err(Denied {
+                code: Code::SERVICE_DENIED,
+                retry: true,
+                reason: "second-sim",
+                detail: format!("device {id} reports the SIM of device {other}"),
+                two: true,
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -223,7 +264,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn registration(
+    pub(super) fn registration(
         &self,
         id: &DeviceId,
         request: &RegisterRequest,
@@ -251,37 +292,59 @@ impl Turn<'_> {
             total: axis.map_or(Octets::ZERO, |axis| axis.charged),
         }
     }
-}
 
-/// A device that is known: its serial does not change, and an epoch that was superseded stays closed.
-fn known_device(id: &DeviceId, device: &Device, request: &RegisterRequest) -> Result<(), Denied> {
-    if device.serial != request.serial {
-        return Err(Denied {
-            code: Code::SERVICE_DENIED,
-            retry: false,
-            reason: "second-serial",
-            detail: format!("device {id} is registered with another serial number"),
-        });
+    /// A device that is known: its serial does not change, and an epoch that was superseded stays closed.
+    fn known_device(
+        &self,
+        id: &DeviceId,
+        device: &Device,
+        request: &RegisterRequest,
+    ) -> Result<(), Denied> {
+        if device.serial != request.serial {
+            return Err(Denied {
+                code: Code::SERVICE_DENIED,
+                retry: false,
+                reason: "second-serial",
+                detail: format!("device {id} is registered with another serial number"),
+                two: true,
+            });
+        }
+        if device.epoch != request.epoch && device.epochs.contains_key(&request.epoch) {
+            return Err(Denied {
+                code: Code::EPOCH_SUPERSEDED,
+                retry: false,
+                reason: "superseded-epoch",
+                detail: format!("device {id} has a newer epoch than {}", request.epoch),
+                two: false,
+            });
+        }
+        if device.epoch == request.epoch && request.boot < device.boot {
+            return Err(Denied {
+                // A store that was rolled back repeats its numbers: it has to begin a new epoch.
+                code: Code::EPOCH_SUPERSEDED,
+                retry: false,
+                reason: "old-boot",
+                detail: format!(
+                    "device {id} has started {} times, not {}",
+                    device.boot, request.boot
+                ),
+                two: false,
+            });
+        }
+        if self.too_many_epochs(id, request) {
+            return Err(Denied {
+                // Two stores under one key supersede each other for ever, each time at the price of an entry.
+                code: Code::SERVICE_DENIED,
+                retry: true,
+                reason: "too-many-epochs",
+                detail: format!(
+                    "device {id} began more than {} epochs in a day: a lost store each time, or two with one key",
+                    self.rules.epochs_a_day
+                ),
+                two: true,
+            });
+        }
+        self.own_sim(id, request)?;
+        Ok(())
     }
-    if device.epoch != request.epoch && device.epochs.contains_key(&request.epoch) {
-        return Err(Denied {
-            code: Code::EPOCH_SUPERSEDED,
-            retry: false,
-            reason: "superseded-epoch",
-            detail: format!("device {id} has a newer epoch than {}", request.epoch),
-        });
-    }
-    if device.epoch == request.epoch && request.boot < device.boot {
-        return Err(Denied {
-            // A store that was rolled back repeats its numbers: it has to begin a new epoch.
-            code: Code::EPOCH_SUPERSEDED,
-            retry: false,
-            reason: "old-boot",
-            detail: format!(
-                "device {id} has started {} times, not {}",
-                device.boot, request.boot
-            ),
-        });
-    }
-    Ok(())
 }

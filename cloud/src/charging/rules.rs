@@ -30,6 +30,10 @@ pub struct Rules {
     pub retry_s: u64,
     /// The most devices that one top-up pushes to.
     pub pushes_max: usize,
+    /// New epochs that a device may begin in a day.
+    pub epochs_a_day: usize,
+    /// A device that shows up as two is shut out until a person looks.
+    pub freeze: bool,
 }
 
 impl Default for Rules {
@@ -50,6 +54,8 @@ impl Default for Rules {
             command_s: 86_400,
             retry_s: 60,
             pushes_max: 1000,
+            epochs_a_day: 24,
+            freeze: false,
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::Common;
 use crate::config::Config;
 use crate::io::clock;
-use crate::io::keys::{KeyFolder, read_file};
+use crate::io::keys::{KeyFolder, person_user, read_file};
 use crate::io::mqtt::{self, Deadline, Delivery, Flow, Line, MqttEvent, Options, SendError};
 
 /// How long an answer is awaited before the command is sent again.
@@ -186,7 +186,14 @@ impl Asker {
             client_id: format!("simquota-cli-{random:016x}"),
             host: broker.host.clone(),
             port: broker.port,
-            credentials: broker.credentials.clone(),
+            tls: broker.tls.clone(),
+            credentials: match broker.derived {
+                true => Some((
+                    person_user(&self.author),
+                    self.key.mqtt_password().to_string(),
+                )),
+                false => broker.credentials.clone(),
+            },
             keep_alive_s: broker.keep_alive_s,
             will: None,
             subscriptions: vec![reply_topic.to_owned(), Topic::OpsRejected.to_string()],

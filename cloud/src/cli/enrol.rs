@@ -9,6 +9,7 @@ use simquota_shared::ids::{DeviceId, EnrolmentId};
 use super::{Common, print};
 use crate::config::Config;
 use crate::io::keys::KeyFolder;
+use crate::io::roster::{self, Line};
 
 pub(super) fn print_string(
     common: &Common,
@@ -22,6 +23,8 @@ pub(super) fn print_string(
         .enrolment(&kid)?
         .ok_or_else(|| anyhow!("key {kid} is gone: restore it from a backup"))?
         .for_device(device, kid.generation);
+    // Before anybody holds it: who is not on the roster has no user at the broker.
+    roster::note(&config.data, &Line::Device(device.clone(), kid.clone()))?;
     let string = format!("csim1:{device}:{kid}:{}", key.to_hex().as_str());
     if common.json {
         let row = serde_json::json!({

@@ -11,6 +11,8 @@ use super::ask::{Asker, MANAGER, Refused};
 use super::{Common, print, show};
 use crate::charging::{SIMS_MAX, value_map};
 use crate::io::keys::Made;
+use crate::io::roster::{self, Line};
+use crate::ledger::entry::Role;
 
 fn word(value: &impl ToString) -> Value {
     Value::Text(value.to_string())
@@ -37,6 +39,8 @@ pub(super) fn create_fleet(common: &Common, fleet: &FleetId) -> anyhow::Result<(
     };
     // The file first: an admitted key that nobody has would be of no use.
     asker.keys()?.make_person(&manager)?;
+    let line = Line::Person(manager.clone(), Role::Manager, Some(fleet.clone()));
+    roster::note(&asker.config.data, &line)?;
     let args = value_map([
         ("fleet", word(fleet)),
         ("key", word(&manager)),

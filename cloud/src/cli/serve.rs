@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use super::Common;
 use crate::config::Config;
@@ -12,13 +13,18 @@ use crate::io::serve::Service;
 
 pub(super) fn run(common: &Common) -> anyhow::Result<()> {
     let config = Config::read(&common.config)?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("RUST_LOG").ok().filter(|set| !set.is_empty());
+    let filter: Targets = wanted
+        .and_then(|wanted| wanted.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     // In a process that logs already, its own settings stand.
-    let logging = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal() && !no_colour)
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    let logging = tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .try_init();
     drop(logging);
     let service = Service::start(&config)?;

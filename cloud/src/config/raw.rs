@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub(super) grant: RawGrant,
     pub(super) policy: RawPolicy,
     pub(super) command: RawCommand,
+    pub(super) registration: RawRegistration,
     pub(super) limits: RawLimits,
     pub(super) store: RawStore,
 }
@@ -22,6 +23,10 @@ pub(super) struct Raw {
 pub(super) struct RawBroker {
     pub(super) host: String,
     pub(super) port: u16,
+    pub(super) tls: bool,
+    pub(super) ca_file: PathBuf,
+    pub(super) certificate_file: PathBuf,
+    pub(super) certificate_key_file: PathBuf,
     pub(super) credentials: PathBuf,
     pub(super) keep_alive_s: u16,
     pub(super) session_expiry_s: u32,
@@ -61,6 +66,13 @@ pub(super) struct RawPolicy {
 pub(super) struct RawCommand {
     pub(super) valid_s: u64,
     pub(super) registration_retry_s: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRegistration {
+    pub(super) epochs_a_day: usize,
+    pub(super) freeze: bool,
 }
 
 #[derive(Deserialize)]

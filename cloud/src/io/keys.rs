@@ -16,11 +16,24 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use simquota_shared::envelope::{Key, Kid};
-use simquota_shared::ids::{EnrolmentId, KeyId};
+use simquota_shared::ids::{EnrolmentId, KeyId, NodeId};
 use zeroize::Zeroizing;
 
 /// The id of the key that `init` makes, admitted when the ledger has none.
 pub const ADMIN: &str = "admin";
+
+/// The service's user name at a broker with access control; its password is derived from its signing key.
+#[must_use]
+pub fn node_user(node: &NodeId) -> String {
+    format!("node.{node}")
+}
+
+/// A person's user name at a broker with access control; the password is derived from their key. An id has no dot, so
+/// no device has such a name.
+#[must_use]
+pub fn person_user(key: &KeyId) -> String {
+    format!("key.{key}")
+}
 
 /// A key file is 64 digits and a line end; anything much longer is another file.
 const FILE_OCTETS_MAX: u64 = 256;

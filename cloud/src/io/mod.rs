@@ -4,10 +4,13 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`backup`] | the journal as one file, and back |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`keys`] | the key folder: secrets never leave it |
+//! | [`roster`] | whom the keys were made for, to write a broker's access control from |
 //! | [`store`] | the journal and its checkpoints, durable |
 //! | [`mqtt`] | a connection that comes back, acknowledgements in the order of delivery |
+//! | [`tls`] | certificates and keys, read before each connection |
 //! | [`verify`] | from octets to a request, or to a refusal with a reason |
 //! | [`admission`] | how often a device may ask |
 //! | `pipeline` | receive, verify, decide, commit, send, acknowledge |
@@ -15,6 +18,7 @@
 //! | [`serve`] | the service: starts all of it and stops it |
 
 pub mod admission;
+pub mod backup;
 pub mod clock;
 pub mod keys;
 pub mod mqtt;
@@ -22,6 +26,8 @@ pub mod mqtt;
 mod peer;
 mod pipeline;
 mod query;
+pub mod roster;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod verify;

@@ -12,6 +12,7 @@
 //!   one only uses calls that can't wait.
 
 mod backoff;
+mod resume;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -21,14 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
-use rumqttc::v5::{AsyncClient, ClientError, Request};
+use rumqttc::{AsyncClient, ClientError, Publish, PublishOptions, QoS, Request};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::clock;
+use super::tls::TlsFiles;
 
 /// Largest packet that is taken from or given to the broker, in octets: twice the largest message.
 pub const PACKET_OCTETS_MAX: u32 = 256 * 1024;
@@ -57,6 +57,8 @@ pub struct Options {
     pub host: String,
     /// Its TCP port.
     pub port: u16,
+    /// Certificates and keys; `None` connects without TLS.
+    pub tls: Option<TlsFiles>,
     /// User name and password.
     pub credentials: Option<(String, String)>,
     /// Seconds between pings, at least 5. A dead link is noticed within twice as long.
@@ -80,6 +82,7 @@ impl fmt::Debug for Options {
             .field("client_id", &self.client_id)
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("tls", &self.tls)
             .field("subscriptions", &self.subscriptions)
             .finish_non_exhaustive()
     }
@@ -290,16 +293,20 @@ impl Line {
         // Before it is accepted: its acknowledgement may come at once.
         established.outstanding.fetch_add(1, Ordering::AcqRel);
         let client = &established.client;
-        let sent = match client.try_publish(topic, QoS::AtLeastOnce, retain, payload) {
+        let options = || PublishOptions::at_least_once().retain(retain);
+        let sent = match client.try_publish(topic, payload, options()) {
             Ok(()) => Ok(()),
-            Err(ClientError::TryRequest(Request::Publish(publish))) => {
-                let again = client.publish_bytes(topic, QoS::AtLeastOnce, retain, publish.payload);
-                match self.wait(deadline, again) {
-                    Some(Ok(())) => Ok(()),
-                    Some(Err(_)) => Err(SendError::Offline),
-                    None => Err(SendError::Full),
+            Err(ClientError::RequestChannelFull(request)) => match *request {
+                Request::Publish(publish) => {
+                    let again = client.publish(topic, publish.payload, options());
+                    match self.wait(deadline, again) {
+                        Some(Ok(())) => Ok(()),
+                        Some(Err(_)) => Err(SendError::Offline),
+                        None => Err(SendError::Full),
+                    }
                 }
-            }
+                _ => Err(SendError::Offline),
+            },
             Err(_) => Err(SendError::Offline),
         };
         if sent.is_err() {

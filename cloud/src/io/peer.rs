@@ -65,9 +65,14 @@ impl Peer {
 
     /// Takes CONNECT and SUBSCRIBE, the first thing after each connect; returns the body of CONNECT.
     pub(crate) fn greet(&mut self, codes: &[u8]) -> Vec<u8> {
+        self.greet_with(CONNACK, codes)
+    }
+
+    /// The same, with a CONNACK of one's own.
+    pub(crate) fn greet_with(&mut self, connack: &[u8], codes: &[u8]) -> Vec<u8> {
         let (kind, connect) = self.read().unwrap();
         assert_eq!(kind, 0x10);
-        self.write(CONNACK);
+        self.write(connack);
         let (kind, body) = self.read().unwrap();
         assert_eq!(kind, 0x82, "SUBSCRIBE comes first");
         let length = u8::try_from(3 + codes.len()).unwrap();

@@ -8,6 +8,7 @@
 mod inbox;
 mod operators;
 mod post;
+mod readonly;
 mod upkeep;
 mod watch;
 
@@ -34,6 +35,7 @@ use crate::ledger::entry::{Cause, Entry};
 use crate::ledger::{Broken, Ledger};
 use operators::Operators;
 use post::{Post, Sent};
+use readonly::ReadOnly;
 use watch::{JumpWatch, ProbeWatch};
 
 /// How often a message is tried before it is rejected.
@@ -82,6 +84,7 @@ pub(super) struct Pipeline {
     /// Failures of the sweeper in a row; at the bound it stops.
     sweep_failures: u32,
     sweep_due: bool,
+    read_only: Option<ReadOnly>,
     checkpointed: EntryNumber,
     checkpoint_entries: u64,
     batch_max: usize,
@@ -127,6 +130,7 @@ impl Pipeline {
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
             sweep_failures: 0,
             sweep_due: false,
+            read_only: None,
             checkpoint_entries: config.checkpoint_entries,
             batch_max: limits.batch_max,
             send_wait_ms: limits.send_wait_ms,
@@ -182,6 +186,10 @@ impl Pipeline {
         for (lane, delivery) in works {
             self.probes.heard(*lane, delivery.generation());
         }
+        if self.read_only.is_some() {
+            self.turn_away(works);
+            return Ok(());
+        }
         match self.attempt(works, true) {
             Ok(done) => {
                 self.conclude(done, works);
@@ -200,6 +208,10 @@ impl Pipeline {
     fn alone(&mut self, work: &[(Lane, Delivery)]) -> Result<(), ServeError> {
         let mut why = String::new();
         for _ in 1..TRIES {
+            if self.read_only.is_some() {
+                self.turn_away(work);
+                return Ok(());
+            }
             match self.attempt(work, false) {
                 Ok(done) => {
                     self.conclude(done, work);

@@ -1,16 +1,19 @@
 //! Answers out of the journal, on a thread of their own: the pipeline never waits for them.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use serde_cbor::Value;
 use simquota_shared::units::EntryNumber;
 
+use super::backup;
 use super::pipeline::{Inbox, Notice};
 use super::store::Reader;
-use crate::charging::Query;
+use crate::charging::{Query, value_map};
 
 /// Questions that wait. Who asks one more asks again later.
 const WAITING_MAX: usize = 16;
@@ -36,14 +39,15 @@ fn lock(asked: &Asked) -> MutexGuard<'_, Vec<Query>> {
 }
 
 impl Desk {
-    pub(super) fn open(inbox: Arc<Inbox>) -> io::Result<Self> {
+    /// Backups go into `backups`.
+    pub(super) fn open(inbox: Arc<Inbox>, backups: PathBuf) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         let asked = Asked::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
         let thread = thread::Builder::new()
             .name("query".to_owned())
-            .spawn(move || answer_all(&waiting, &inbox, &seen, &stopped))?;
+            .spawn(move || answer_all(&waiting, &inbox, &seen, &stopped, &backups))?;
         Ok(Self {
             jobs: Some(jobs),
             asked,
@@ -90,8 +94,23 @@ impl Drop for Desk {
     }
 }
 
-fn answer_all(waiting: &Receiver<Job>, inbox: &Inbox, asked: &Asked, stop: &AtomicBool) {
+fn answer_all(
+    waiting: &Receiver<Job>,
+    inbox: &Inbox,
+    asked: &Asked,
+    stop: &AtomicBool,
+    backups: &Path,
+) {
     for Job { query, reader } in waiting {
+        if let Some(name) = query.backup_name() {
+            let answer = query.reply(backed_up(&backups.join(format!("{name}.journal")), &reader));
+            lock(asked).retain(|other| *other != query);
+            match answer {
+                Ok(outgoing) => inbox.notice(Notice::Answer(outgoing)),
+                Err(broken) => tracing::error!(%broken, "backup not answered: report this"),
+            }
+            continue;
+        }
         let entries = reader.entries(EntryNumber::ZERO).map(|entry| {
             if stop.load(Ordering::Relaxed) {
                 return Err("the service stops: ask again later".to_owned());
@@ -104,6 +123,20 @@ fn answer_all(waiting: &Receiver<Job>, inbox: &Inbox, asked: &Asked, stop: &Atom
             Ok(_) if stop.load(Ordering::Relaxed) => return,
             Ok(outgoing) => inbox.notice(Notice::Answer(outgoing)),
             Err(broken) => tracing::error!(%broken, "question not answered: report this"),
+        }
+    }
+}
+
+fn backed_up(path: &Path, reader: &Reader) -> Value {
+    match backup::write(path, reader) {
+        Ok(held) => value_map([
+            ("file", Value::Text(path.display().to_string())),
+            ("entries", Value::Integer(i128::from(held.entries))),
+            ("octets", Value::Integer(i128::from(held.octets))),
+        ]),
+        Err(error) => {
+            tracing::warn!(%error, "no backup written");
+            value_map([("error", Value::Text(error.to_string()))])
         }
     }
 }

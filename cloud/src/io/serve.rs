@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use ed25519_dalek::SigningKey;
-use simquota_shared::envelope::{self, Kid};
+use simquota_shared::envelope::{self, Key, Kid};
 use simquota_shared::ids::{IdError, KeyId};
 use simquota_shared::topic::filter;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::clock;
-use super::keys::{ADMIN, KeyError, KeyFolder};
+use super::keys::{ADMIN, KeyError, KeyFolder, node_user};
 use super::mqtt::{self, Line, Options, OptionsError, Will};
 use super::pipeline::{Inbox, Lane, Parts, Pipeline, commit_first, node_status};
 use super::query::Desk;
@@ -113,7 +113,7 @@ impl Service {
             control: connect(Lane::Control)?,
             usage: connect(Lane::Usage)?,
             node_key: node_key.clone(),
-            desk: Desk::open(Arc::clone(&inbox))?,
+            desk: Desk::open(Arc::clone(&inbox), config.data.join("backups"))?,
             inbox: Arc::clone(&inbox),
         };
         let pipeline = Pipeline::new(config, parts);
@@ -202,7 +202,14 @@ fn connect(
         client_id: format!("simquota-{}-{lane}", config.node),
         host: config.broker.host.clone(),
         port: config.broker.port,
-        credentials: config.broker.credentials.clone(),
+        tls: config.broker.tls.clone(),
+        credentials: match config.broker.derived {
+            true => Some((
+                node_user(&config.node),
+                Key::new(node_key.to_bytes()).mqtt_password().to_string(),
+            )),
+            false => config.broker.credentials.clone(),
+        },
         keep_alive_s: config.broker.keep_alive_s,
         will,
         subscriptions,

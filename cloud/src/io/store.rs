@@ -5,6 +5,7 @@
 //! checkpoint  "c" entry number (8) part (4)       part of a ledger's CBOR
 //! checkpoint  "h" entry number (8)                [octets, parts, SHA-256]: the parts above are complete
 //! checkpoint  "format"                            1
+//! checkpoint  "test"                              zeros: written to see whether the disk takes writes
 //! ```
 //!
 //! Only the journal is written in the hot path: one row and one sync for each batch, appended in key order. A
@@ -17,10 +18,12 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
+use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use rustix::fs::{Advice, fadvise};
 use simquota_shared::units::EntryNumber;
 
 pub use error::StoreError;
@@ -31,6 +34,8 @@ use crate::ledger::entry::Entry;
 
 const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: u64 = 1;
+const TEST_KEY: &[u8] = b"test";
+const TEST_OCTETS: usize = 64 * 1024;
 /// Small memtables: a commit that waits for one to be written out waits for so much.
 const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
 
@@ -152,6 +157,30 @@ impl Store {
         self.put_durably(&self.journal, &first.number.value().to_be_bytes(), octets)?;
         self.last = last.number;
         Ok(())
+    }
+
+    /// Makes the system forget what it holds of a store's files in memory. After a sync that failed, pages may be
+    /// there that never reached the disk, and a store opened on them would promise what a power cut takes away.
+    pub fn forget_cached(folder: &Path) {
+        let Ok(rows) = fs::read_dir(folder) else {
+            return;
+        };
+        for path in rows.flatten().map(|row| row.path()) {
+            if path.is_dir() {
+                Self::forget_cached(&path);
+            } else if let Ok(file) = File::open(&path) {
+                // Advice: a file system that has no use for it ignores it.
+                let _ = fadvise(&file, 0, None, Advice::DontNeed);
+            }
+        }
+    }
+
+    /// Makes a row durable that means nothing, as large as a batch of many devices: whether the disk takes one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    pub fn test_write(&mut self) -> Result<(), StoreError> {
+        self.put_durably(&self.checkpoints, TEST_KEY, vec![0; TEST_OCTETS])
     }
 
     fn put_durably(

@@ -191,6 +191,7 @@ impl Ledger {
                 }
             }
             Cause::PolicySet(set) => self.subject_device(entry)?.policy = Some(set.policy.clone()),
+            Cause::AccessChanged(changed) => self.change_access(changed)?,
             Cause::CommandDone(done) => {
                 let stored = Done {
                     body: done.body.0.clone(),
@@ -262,6 +263,7 @@ impl Ledger {
         sim.device = Some(id.clone());
         self.index.free_sims.remove(&registered.iccid);
         let device = self.device_mut(&id)?;
+        let another = known && !device.epochs.contains_key(&registered.epoch);
         device.generation = registered.generation;
         device.model = registered.model.clone();
         device.firmware = registered.firmware.clone();
@@ -270,6 +272,9 @@ impl Ledger {
         device.boot = registered.boot;
         device.registered = entry.at;
         device.epochs.entry(registered.epoch).or_default();
+        if another {
+            self.access.began_epoch(&id, entry.at);
+        }
         Ok(())
     }
 

@@ -360,6 +360,36 @@ wire! {
     }
 }
 
+wire_enum! {
+    /// What changed about who is believed.
+    pub enum AccessChange {
+        /// A person's key is believed no longer.
+        KeyRevoked = 0,
+        /// Nothing under an enrolment key is believed any more.
+        EnrolmentRevoked = 1,
+        /// An enrolment key admits new devices until then; without a time: without end.
+        EnrolmentUntil = 2,
+        /// A device is believed no longer.
+        DeviceBarred = 3,
+        /// It is believed again.
+        DeviceReadmitted = 4,
+    }
+}
+
+wire! {
+    /// Somebody is believed no longer, or again.
+    pub struct AccessChanged {
+        /// What changed.
+        pub change: AccessChange,
+        /// About whom: a key's, an enrolment key's or a device's id.
+        pub name: Text,
+        /// Until when, where that is what changed.
+        pub until: Option<UnixMillis>,
+        /// Why, in words.
+        pub why: Text,
+    }
+}
+
 macro_rules! causes {
     ($($(#[$meta:meta])* $number:literal $name:ident,)+) => {
         /// What happened.
@@ -446,6 +476,8 @@ causes! {
     19 PolicySet,
     /// See [`CommandDone`].
     20 CommandDone,
+    /// See [`AccessChanged`].
+    60 AccessChanged,
 }
 
 impl Serialize for Subject {

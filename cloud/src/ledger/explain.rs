@@ -6,7 +6,7 @@ use simquota_shared::message::{Kind, Reason};
 use simquota_shared::units::{Octets, human};
 
 use super::account::{Account, Move, Pocket, Slot};
-use super::entry::{Cause, Credit, Entry, Segment, Usage};
+use super::entry::{AccessChange, AccessChanged, Cause, Credit, Entry, Segment, Usage};
 
 /// One row of an explanation: entry number, time, patent steps, words, movements.
 #[must_use]
@@ -152,12 +152,24 @@ pub fn words(entry: &Entry) -> String {
             )
         }
         Cause::PolicySet(set) => format!("policy {} was set", set.policy.version),
+        Cause::AccessChanged(changed) => access_words(changed),
         Cause::CommandDone(done) => {
             format!(
                 "command {} '{}' by key {}: {}",
                 done.id, done.name, done.author, done.code
             )
         }
+    }
+}
+
+fn access_words(changed: &AccessChanged) -> String {
+    let name = &changed.name;
+    match changed.change {
+        AccessChange::KeyRevoked => format!("key {name} was revoked"),
+        AccessChange::EnrolmentRevoked => format!("enrolment key {name} was revoked"),
+        AccessChange::EnrolmentUntil => format!("enrolment key {name} got an end"),
+        AccessChange::DeviceBarred => format!("device {name} was shut out: {}", changed.why),
+        AccessChange::DeviceReadmitted => format!("device {name} was readmitted"),
     }
 }
 

@@ -11,6 +11,7 @@
 //! Over the whole ledger ([`Ledger::violations`], used by audits): a package's `reserved` is what the segments
 //! of all devices name it for.
 
+pub mod access;
 pub mod account;
 mod apply;
 pub mod audit;
@@ -28,6 +29,7 @@ use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, Iccid, Key
 use simquota_shared::message::{Kind, SimProfile};
 use simquota_shared::units::{EntryNumber, Epoch, Octets, UnixMillis};
 
+use access::Access;
 use account::Pocket;
 use chain::Link;
 use device::Device;
@@ -144,6 +146,9 @@ pub struct Ledger {
     pub done: BTreeMap<(Option<FleetId>, CommandId), Done>,
     /// The last link of every chain.
     pub chains: BTreeMap<Subject, Link>,
+    /// Who is believed no longer.
+    #[serde(default)]
+    pub access: Access,
     /// What can be found out from the rest, kept for speed.
     #[serde(skip)]
     pub index: Index,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use simquota_shared::ids::{DeviceId, IdError, Text};
+use simquota_shared::tls::client_config;
 use simquota_shared::units::parse_octets;
 
 use super::{Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
@@ -11,6 +12,7 @@ use crate::io::counter::LinkOptions;
 use crate::io::folder::Folder;
 use crate::io::gate::GateKind;
 use crate::io::keyfile::Enrolment;
+use crate::io::tls::TlsFiles;
 use crate::io::trace::TraceOptions;
 
 /// What an agent needs, checked.
@@ -20,6 +22,8 @@ pub struct Settings {
     pub enrolment: Enrolment,
     /// The broker.
     pub broker: Broker,
+    /// Certificates and keys towards it; `None` connects without TLS.
+    pub tls: Option<TlsFiles>,
     /// The data folder.
     pub data: PathBuf,
     /// Where the status goes.
@@ -100,6 +104,7 @@ impl Config {
         let gate = self.gate_kind(&check)?;
         Ok(Settings {
             broker: self.checked_broker(&check)?,
+            tls: self.tls(&check)?,
             status_file: status,
             agent: self.agent(&check, &enrolment.device, gate)?,
             data,
@@ -129,6 +134,42 @@ impl Config {
             return Err(check.value("broker.keep_alive_s", why));
         }
         Ok(broker)
+    }
+
+    /// The files of TLS, which must be there and fit: a mistake in them is told before anything runs.
+    fn tls(&self, check: &Check<'_>) -> Result<Option<TlsFiles>, ConfigError> {
+        let broker = &self.broker;
+        let file = |path: &Path| (!path.as_os_str().is_empty()).then(|| check.base.join(path));
+        let ca = file(&broker.ca_file);
+        let pair = (
+            file(&broker.certificate_file),
+            file(&broker.certificate_key_file),
+        );
+        if !broker.tls {
+            return match (ca, pair) {
+                (None, (None, None)) => Ok(None),
+                _ => Err(check.value(
+                    "broker.tls",
+                    "certificates are named, and TLS is off: write tls = true, or remove them",
+                )),
+            };
+        }
+        let identity = match pair {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                return Err(check.value(
+                    "broker.certificate_file",
+                    "a certificate and its key go together: set certificate_key_file too, or neither",
+                ));
+            }
+        };
+        let files = TlsFiles { ca, identity };
+        let read = files.read().and_then(|pem| Ok(client_config(&pem)?));
+        match read {
+            Ok(_) => Ok(Some(files)),
+            Err(error) => Err(check.value("broker.tls", error.to_string())),
+        }
     }
 
     fn metered(&self, check: &Check<'_>, data: &Path) -> Result<Metered, ConfigError> {

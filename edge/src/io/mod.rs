@@ -15,4 +15,5 @@ pub mod post;
 pub mod record;
 pub mod recover;
 pub mod store;
+pub mod tls;
 pub mod trace;

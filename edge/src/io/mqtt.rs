@@ -9,6 +9,7 @@
 //! the window and never says that anything is stored.
 
 mod backoff;
+mod resume;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+use super::tls::TlsFiles;
 
 /// Largest packet that is taken from or given to the broker, in octets.
 pub const PACKET_OCTETS_MAX: u32 = 256 * 1024;
@@ -48,6 +51,8 @@ pub struct Options {
     pub host: String,
     /// Its TCP port.
     pub port: u16,
+    /// Certificates and keys; `None` connects without TLS.
+    pub tls: Option<TlsFiles>,
     /// User name; `None` connects without one.
     pub username: Option<String>,
     /// Password.
@@ -73,6 +78,7 @@ impl fmt::Debug for Options {
             .field("client_id", &self.client_id)
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("tls", &self.tls)
             .field("username", &self.username)
             .field("keep_alive_s", &self.keep_alive_s)
             .field("will", &self.will)
@@ -313,6 +319,7 @@ fn check(options: &Options) -> Result<(), OptionsError> {
         client_id,
         host,
         port: _,
+        tls: _,
         username: _,
         password: _,
         keep_alive_s,

@@ -4,7 +4,7 @@ use tokio::runtime::Handle;
 
 use super::queue::{Inbox, Orders};
 use crate::agent::{Agent, Input, Outgoing, Up};
-use crate::config::Broker;
+use crate::config::Settings;
 use crate::io::mqtt::{self, MqttEvent, Options, OptionsError, PublishError, Publisher, Will};
 use crate::io::post::Post;
 
@@ -25,16 +25,18 @@ impl Line {
     /// Begins to connect, with the will of the agent's first connection.
     pub(super) fn open(
         number: u64,
-        broker: &Broker,
+        settings: &Settings,
         post: &Post,
         agent: &Agent,
         orders: &Orders,
         runtime: &Handle,
     ) -> Result<Line, OptionsError> {
+        let broker = &settings.broker;
         let options = Options {
             client_id: post.device().to_string(),
             host: broker.host.clone(),
             port: broker.port,
+            tls: settings.tls.clone(),
             username: Some(post.device().to_string()),
             password: Some(post.password()),
             keep_alive_s: broker.keep_alive_s,

@@ -87,7 +87,7 @@ impl<'a> Machine<'a> {
         self.lines = self.lines.saturating_add(1);
         self.line = Some(Line::open(
             self.lines,
-            &self.settings.broker,
+            self.settings,
             &self.post,
             agent,
             &self.orders,

@@ -17,6 +17,7 @@ pub struct Mosquitto {
     folder: TempDir,
     port: u16,
     child: Option<Child>,
+    settings: String,
 }
 
 impl Mosquitto {
@@ -34,7 +35,16 @@ impl Mosquitto {
     /// # Errors
     /// When it cannot be started; the text shows its last lines.
     pub fn start(program: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, "allow_anonymous true\n")
+    }
+
+    /// [`start`](Self::start) with settings of its listener: whom it lets in, its certificates.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(program: &Path, settings: &str) -> anyhow::Result<Self> {
         let mut broker = Self {
+            settings: settings.to_owned(),
             program: program.to_owned(),
             folder: tempfile::tempdir()?,
             port: 0,
@@ -77,6 +87,21 @@ impl Mosquitto {
         })?
     }
 
+    /// Ends it in peace and starts it again with other settings.
+    ///
+    /// # Errors
+    /// When it does not end, or cannot be started.
+    pub fn reconfigure(&mut self, settings: &str) -> anyhow::Result<()> {
+        settings.clone_into(&mut self.settings);
+        self.outage()?;
+        self.restart()
+    }
+
+    /// The running program, for what it says.
+    pub fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
     /// Starts the program and waits until it listens. `false` if its port was taken.
     fn launch(&mut self) -> anyhow::Result<bool> {
         let config = self.folder.path().join("mosquitto.conf");
@@ -103,7 +128,7 @@ impl Mosquitto {
         // in-flight messages of the default, because a group commit holds acknowledgements back.
         format!(
             "listener {port} 127.0.0.1\n\
-             allow_anonymous true\n\
+             {settings}\
              user root\n\
              persistence true\n\
              persistence_location {folder}/\n\
@@ -116,6 +141,7 @@ impl Mosquitto {
              log_type warning\n\
              log_type information\n",
             port = self.port,
+            settings = self.settings,
             folder = self.folder.path().display(),
         )
     }

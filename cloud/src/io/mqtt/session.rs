@@ -10,21 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rumqttc::Outgoing;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Filter, LastWill, Packet, PubAckReason, SubAck, SubscribeReasonCode,
+use rumqttc::{
+    AckMode, AsyncClient, Broker, ConnAck, ConnectionError, Event, EventLoop, LastWill,
+    MqttOptions, Outgoing, Packet, PubAckReason, QoS, StateError, SubAck, SubscribeFilter,
+    SubscribeReasonCode, default_socket_connect,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
+use super::resume;
 use super::{
     Delivery, Established, Flow, MqttEvent, Options, PACKET_OCTETS_MAX, QUEUE, Shared, Wish, lock,
 };
 use crate::io::clock;
+use crate::io::tls::{Handshake, words};
 
 /// For name, TCP, CONNECT and CONNACK together.
 const CONNECT_WITHIN_S: u64 = 10;
@@ -41,11 +42,16 @@ enum End {
 
 pub(super) struct Session {
     options: Options,
+    /// Kept over connections, so that a session of TLS can be resumed.
+    tls: Option<Handshake>,
     shared: Arc<Shared>,
     wishes: watch::Receiver<Wish>,
     on_event: Box<dyn FnMut(MqttEvent) -> Flow + Send>,
     generation: u64,
     established_ms: Option<u64>,
+    /// The broker accepted and SUBSCRIBE is not written yet: the library queues it apart from what is published, so the
+    /// line begins when it is out. What comes in meanwhile waits.
+    greeting: Option<(ConnAck, Vec<Event>)>,
     /// Publishes of this connection that were accepted and not acknowledged by the broker.
     outstanding: Arc<AtomicU64>,
 }
@@ -58,12 +64,14 @@ impl Session {
         on_event: Box<dyn FnMut(MqttEvent) -> Flow + Send>,
     ) -> Self {
         Self {
+            tls: options.tls.clone().map(Handshake::new),
             options,
             shared,
             wishes,
             on_event,
             generation: 0,
             established_ms: None,
+            greeting: None,
             outstanding: Arc::default(),
         }
     }
@@ -73,8 +81,10 @@ impl Session {
         loop {
             self.generation = self.generation.saturating_add(1);
             self.established_ms = None;
+            self.greeting = None;
             self.outstanding = Arc::default();
-            let (client, mut events) = AsyncClient::new(library_options(&self.options), QUEUE);
+            let library = library_options(&self.options, self.tls.as_ref());
+            let (client, mut events) = AsyncClient::builder(library).capacity(QUEUE).build();
             let end = self.connection(client, &mut events).await;
             // The line goes before its loop: nothing is accepted that nobody will send.
             self.establish(None);
@@ -107,20 +117,14 @@ impl Session {
                 }
             };
             match polled {
-                Ok(Ok(Event::Incoming(Packet::ConnAck(answer)))) => {
-                    self.connected(client.clone(), events, &answer);
-                }
                 Ok(Ok(event)) => {
-                    if self.deliver(event) == Flow::BreakOff {
+                    if self.happened(&client, events, event) == Flow::BreakOff {
                         return self.broken("more messages came than were asked for".to_owned());
                     }
                 }
                 Ok(Err(error)) => {
-                    // Read before the error, perhaps the last words of a broker that will forget them.
-                    while let Some(event) = events.state.events.pop_front() {
-                        self.deliver(event);
-                    }
-                    return self.broken(reason(&error));
+                    // What was read before the error in the same batch is thrown away with it: it was not acknowledged.
+                    return self.broken(reason(&error, &self.options.host));
                 }
                 Err(Wish::BreakOff(_) | Wish::Run) => {
                     return self.broken("ended on our side".to_owned());
@@ -142,32 +146,64 @@ impl Session {
         End::Broken { reason, lasted_ms }
     }
 
-    fn connected(&mut self, client: AsyncClient, events: &mut EventLoop, answer: &ConnAck) {
+    fn happened(&mut self, client: &AsyncClient, events: &mut EventLoop, event: Event) -> Flow {
+        if let Event::Incoming(Packet::ConnAck(answer)) = event {
+            return self.accepted(client, events, answer);
+        }
+        let subscribed = matches!(event, Event::Outgoing(Outgoing::Subscribe(_)));
+        match self.greeting.take() {
+            Some((answer, held)) if subscribed => self.connected(client, &answer, held),
+            Some((answer, mut held)) => {
+                held.push(event);
+                self.greeting = Some((answer, held));
+                Flow::Go
+            }
+            None => self.deliver(event),
+        }
+    }
+
+    fn accepted(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: ConnAck) -> Flow {
         self.established_ms = Some(clock::monotonic_ms());
-        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
+        resume::forget(&mut events.options);
         // "No keep-alive" from the broker would make the library ping without a pause.
         if events.options.keep_alive().is_zero() {
-            events.options.set_keep_alive(keep_alive(&self.options));
+            events.options.set_keep_alive(self.options.keep_alive_s);
         }
         let filters = self
             .options
             .subscriptions
             .iter()
-            .map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
-        // First into an empty queue: answers to what is published after this can't be missed.
-        if !self.options.subscriptions.is_empty() && client.try_subscribe_many(filters).is_err() {
-            tracing::error!("subscriptions were not accepted by the client library: report this");
+            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        // Before anything is published: answers to that can't be missed.
+        if self.options.subscriptions.is_empty() {
+            return self.connected(client, &answer, Vec::new());
         }
+        if client.try_subscribe_many(filters).is_ok() {
+            self.greeting = Some((answer, Vec::new()));
+            return Flow::Go;
+        }
+        tracing::error!("subscriptions were not accepted by the client library: report this");
+        Flow::BreakOff
+    }
+
+    fn connected(&mut self, client: &AsyncClient, answer: &ConnAck, held: Vec<Event>) -> Flow {
+        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         self.establish(Some(Established {
             generation: self.generation,
-            client,
+            client: client.clone(),
             packet_octets_max: limit.unwrap_or(PACKET_OCTETS_MAX).min(PACKET_OCTETS_MAX),
             outstanding: Arc::clone(&self.outstanding),
         }));
-        (self.on_event)(MqttEvent::Connected {
+        let mut flow = (self.on_event)(MqttEvent::Connected {
             generation: self.generation,
             session_present: answer.session_present,
         });
+        for event in held {
+            if self.deliver(event) == Flow::BreakOff {
+                flow = Flow::BreakOff;
+            }
+        }
+        flow
     }
 
     fn establish(&self, established: Option<Established>) {
@@ -194,7 +230,7 @@ impl Session {
                 }
             }
             Event::Incoming(Packet::SubAck(answer)) => self.subscribed(&answer),
-            Event::Incoming(_) | Event::Outgoing(_) => Flow::Go,
+            Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Flow::Go,
         }
     }
 
@@ -251,28 +287,24 @@ async fn over(wishes: &mut watch::Receiver<Wish>) {
     drop(wishes.wait_for(|wish| *wish == Wish::Leave).await);
 }
 
-fn keep_alive(options: &Options) -> Duration {
-    Duration::from_secs(u64::from(options.keep_alive_s))
-}
-
-fn library_options(options: &Options) -> MqttOptions {
+fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
     // An IPv6 address must stand in brackets before the port.
     let host = if options.host.contains(':') && !options.host.starts_with('[') {
         format!("[{}]", options.host)
     } else {
         options.host.clone()
     };
-    let mut library = MqttOptions::new(options.client_id.clone(), host, options.port);
+    let mut library = MqttOptions::new(&options.client_id, Broker::tcp(host, options.port));
     library
-        .set_keep_alive(keep_alive(options))
+        .set_keep_alive(options.keep_alive_s)
         .set_clean_start(options.session_expiry_s == 0)
         .set_session_expiry_interval(Some(options.session_expiry_s))
-        .set_manual_acks(true)
+        .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(options.receive_max))
         .set_max_packet_size(Some(PACKET_OCTETS_MAX))
         // The library keeps a slot for each place of the window: its default takes 14.5 MiB.
         .set_outgoing_inflight_upper_limit(options.inflight)
-        .set_connection_timeout(CONNECT_WITHIN_S);
+        .set_connect_timeout(Duration::from_secs(CONNECT_WITHIN_S));
     if let Some((user, password)) = &options.credentials {
         library.set_credentials(user.clone(), password.clone());
     }
@@ -284,13 +316,24 @@ fn library_options(options: &Options) -> MqttOptions {
     // Without it a small packet waits for the acknowledgement of the one before: 88 ms a round trip.
     network.set_tcp_nodelay(true);
     library.set_network_options(network);
+    resume::remember(&mut library, options.session_expiry_s);
+    if let Some(tls) = tls.cloned() {
+        let host = options.host.clone();
+        library.set_socket_connector(move |address, network| {
+            let (tls, host) = (tls.clone(), host.clone());
+            async move {
+                let tcp = default_socket_connect(address, network).await?;
+                tls.shake(&host, tcp).await
+            }
+        });
+    }
     library
 }
 
-fn reason(error: &ConnectionError) -> String {
+fn reason(error: &ConnectionError, host: &str) -> String {
     match error {
         ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
-            error.to_string()
+            words(error, host).unwrap_or_else(|| error.to_string())
         }
         ConnectionError::Timeout(_) => format!("no answer within {CONNECT_WITHIN_S} s"),
         ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),

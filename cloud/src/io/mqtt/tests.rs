@@ -25,6 +25,7 @@ fn options(port: u16) -> Options {
         client_id: "simquota-cloud-1-usage".to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
+        tls: None,
         credentials: Some(("cloud".to_owned(), "secret-word".to_owned())),
         keep_alive_s: 30,
         will: Some(Will {
@@ -130,6 +131,21 @@ fn an_acknowledgement_of_an_earlier_connections_delivery_is_dropped() {
     peer.deliver("t", 2, b"a");
     client.acknowledge(&client.message());
     assert_eq!(peer.acknowledged(), 2, "only the new delivery");
+}
+
+#[test]
+fn into_a_session_that_the_broker_kept_everything_is_subscribed_and_sent_as_into_a_new_one() {
+    let (listener, port) = broker();
+    let client = client(options(port));
+    let mut peer = Peer::accept(&listener);
+    // CONNACK with "session present": SUBSCRIBE comes first all the same.
+    peer.greet_with(&[0x20, 3, 1, 0, 0], &[1]);
+    client.connected();
+    let sent = client
+        .line
+        .publish("t", b"x".to_vec(), false, Deadline::within_ms(LIMIT_MS));
+    assert_eq!(sent, Ok(()));
+    assert_eq!(peer.published().payload, b"x");
 }
 
 #[test]

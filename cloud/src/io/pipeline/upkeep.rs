@@ -23,7 +23,10 @@ impl Pipeline {
         self.operators.second();
         self.admission.forget_idle();
         let now = (clock::now(), clock::monotonic_ms());
-        self.sweep_due = self.jumps.look(now.0, now.1) && self.sweep_failures < TRIES;
+        self.try_promising(seconds)?;
+        self.sweep_due = self.jumps.look(now.0, now.1)
+            && self.sweep_failures < TRIES
+            && self.read_only.is_none();
         for (lane, silent) in self.probes.look(clock::monotonic_ms()) {
             if silent {
                 tracing::error!(
@@ -40,7 +43,9 @@ impl Pipeline {
             self.say_statistics();
             self.log_unsent();
         }
-        if self.ledger.last.beyond(self.checkpointed) >= self.checkpoint_entries {
+        if self.read_only.is_none()
+            && self.ledger.last.beyond(self.checkpointed) >= self.checkpoint_entries
+        {
             self.checkpoint();
         }
         Ok(())
@@ -55,8 +60,7 @@ impl Pipeline {
             }
             Failure::Store(error) => {
                 tracing::error!(%error, "commit failed, store opened anew");
-                self.store = None;
-                self.store = Some(self.reopen()?);
+                return self.reopened();
             }
         }
         if let Some(store) = &self.store {
@@ -66,7 +70,7 @@ impl Pipeline {
     }
 
     /// A reader that still answers a question holds the lock for a moment.
-    fn reopen(&self) -> Result<Store, StoreError> {
+    pub(super) fn reopen(&self) -> Result<Store, StoreError> {
         let deadline = Deadline::within_ms(REOPEN_MS);
         loop {
             match Store::open(&self.store_folder) {
@@ -128,7 +132,7 @@ impl Pipeline {
 
     /// The orderly end.
     pub(super) fn finish(mut self) -> Result<(), ServeError> {
-        if self.ledger.last > self.checkpointed {
+        if self.read_only.is_none() && self.ledger.last > self.checkpointed {
             self.checkpoint();
         }
         if self.post.is_connected(Lane::Control) {

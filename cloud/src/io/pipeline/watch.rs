@@ -219,7 +219,9 @@ impl Pipeline {
             return;
         }
         let silent = self.probes.silent();
-        let state = if silent.is_empty() {
+        let state = if let Some(state) = self.read_only_state() {
+            state
+        } else if silent.is_empty() {
             state.to_owned()
         } else {
             let names: Vec<&str> = silent.iter().map(|lane| lane.name()).collect();

@@ -9,24 +9,23 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rumqttc::Outgoing;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Filter, LastWill, Packet, PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
-};
-use rumqttc::v5::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Request, StateError,
+use rumqttc::{
+    AsyncClient, Broker, ConnAck, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
+    Outgoing, Packet, PubAck, PubAckReason, Publish, PublishOptions, QoS, StateError, SubAck,
+    SubscribeFilter, SubscribeReasonCode, default_socket_connect,
 };
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
+use super::resume;
 use super::{
     MqttEvent, Options, PACKET_OCTETS_MAX, PUBLISH_OVERHEAD_OCTETS, PublishError, QUEUE, Shared,
     Wish, lock,
 };
 use crate::io::clock;
+use crate::io::tls::{Handshake, words};
 
 /// For name, TCP, CONNECT and CONNACK together.
 const CONNECT_WITHIN_S: u64 = 10;
@@ -57,7 +56,11 @@ impl Line {
                 return Err(PublishError::Full);
             }
             self.client
-                .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+                .try_publish(
+                    topic,
+                    payload,
+                    PublishOptions::at_least_once().retain(retain),
+                )
                 // The topic was checked and the loop lives as long as this line: the queue is full.
                 .map_err(|_| PublishError::Full)?;
             self.outstanding += 1;
@@ -91,12 +94,17 @@ enum Parting {
 
 pub(super) struct Session {
     options: Options,
+    /// Kept over connections, so that a session of TLS can be resumed.
+    tls: Option<Handshake>,
     shared: Arc<Mutex<Shared>>,
     wishes: watch::Receiver<Wish>,
     on_event: Box<dyn FnMut(MqttEvent) + Send>,
     /// When to leave at the latest, once leaving was asked for.
     leave_at: Option<Instant>,
     established_ms: Option<u64>,
+    /// The broker accepted and SUBSCRIBE is not written yet: the library queues it apart from what is published, so the
+    /// line begins when it is out. What comes in meanwhile waits.
+    greeting: Option<(ConnAck, Vec<Event>)>,
 }
 
 impl Session {
@@ -107,12 +115,14 @@ impl Session {
         on_event: Box<dyn FnMut(MqttEvent) + Send>,
     ) -> Session {
         Session {
+            tls: options.tls.clone().map(Handshake::new),
             options,
             shared,
             wishes,
             on_event,
             leave_at: None,
             established_ms: None,
+            greeting: None,
         }
     }
 
@@ -120,8 +130,10 @@ impl Session {
     pub(super) async fn run(mut self, mut backoff: Backoff) {
         loop {
             self.options.will = lock(&self.shared).will.clone();
-            let (client, mut events) = AsyncClient::new(library_options(&self.options), QUEUE);
+            let library = library_options(&self.options, self.tls.as_ref());
+            let (client, mut events) = AsyncClient::builder(library).capacity(QUEUE).build();
             self.established_ms = None;
+            self.greeting = None;
             let end = self.connection(&client, &mut events).await;
             // The line goes before its loop: nothing is accepted that nobody will send.
             lock(&self.shared).line = None;
@@ -154,10 +166,6 @@ impl Session {
             match self.turn(events).await {
                 Ok(Ok(event)) => self.happened(client, events, event),
                 Ok(Err(error)) => {
-                    // Read before the error, perhaps acknowledged already: not to be lost.
-                    while let Some(event) = events.state.events.pop_front() {
-                        self.deliver(event);
-                    }
                     if self.leave_at.is_some() {
                         return End::Left { flushed: false };
                     }
@@ -165,14 +173,14 @@ impl Session {
                         .established_ms
                         .map_or(0, |since| clock::monotonic_ms().saturating_sub(since));
                     return End::Broken {
-                        reason: reason(&error),
+                        reason: reason(&error, &self.options.host),
                         lasted_ms,
                     };
                 }
                 Err(Parting::Leave) => {
                     let established = self.established_ms.is_some();
                     let flushed = established && self.outstanding() == 0;
-                    let said = established && self.say_goodbye(events).await;
+                    let said = established && self.say_goodbye(client, events).await;
                     return End::Left {
                         flushed: flushed && said,
                     };
@@ -213,29 +221,45 @@ impl Session {
     }
 
     fn happened(&mut self, client: &AsyncClient, events: &mut EventLoop, event: Event) {
-        if let Event::Incoming(Packet::ConnAck(answer)) = &event {
-            self.connected(client, events, answer);
-        } else {
-            self.deliver(event);
+        if let Event::Incoming(Packet::ConnAck(answer)) = event {
+            self.accepted(client, events, answer);
+            return;
+        }
+        let subscribed = matches!(event, Event::Outgoing(Outgoing::Subscribe(_)));
+        match self.greeting.take() {
+            Some((answer, held)) if subscribed => self.connected(client, &answer, held),
+            Some((answer, mut held)) => {
+                held.push(event);
+                self.greeting = Some((answer, held));
+            }
+            None => self.deliver(event),
         }
     }
 
-    fn connected(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: &ConnAck) {
+    fn accepted(&mut self, client: &AsyncClient, events: &mut EventLoop, answer: ConnAck) {
         self.established_ms = Some(clock::monotonic_ms());
-        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
+        resume::forget(&mut events.options);
         // "No keep-alive" from the broker would make the library ping without a pause.
         if events.options.keep_alive().is_zero() {
-            events.options.set_keep_alive(keep_alive(&self.options));
+            events.options.set_keep_alive(self.options.keep_alive_s);
         }
         let filters = self
             .options
             .subscriptions
             .iter()
-            .map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
-        // First into an empty queue: answers to what is published after this can't be missed.
-        if !self.options.subscriptions.is_empty() && client.try_subscribe_many(filters).is_err() {
+            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        // Before anything is published: answers to that can't be missed.
+        if self.options.subscriptions.is_empty() {
+            self.connected(client, &answer, Vec::new());
+        } else if client.try_subscribe_many(filters).is_ok() {
+            self.greeting = Some((answer, Vec::new()));
+        } else {
             tracing::error!("subscriptions were not accepted by the client library");
         }
+    }
+
+    fn connected(&mut self, client: &AsyncClient, answer: &ConnAck, held: Vec<Event>) {
+        let limit = answer.properties.as_ref().and_then(|p| p.max_packet_size);
         lock(&self.shared).line = Some(Line {
             client: client.clone(),
             packet_octets_max: limit.unwrap_or(PACKET_OCTETS_MAX).min(PACKET_OCTETS_MAX),
@@ -244,6 +268,9 @@ impl Session {
         (self.on_event)(MqttEvent::Connected {
             session_present: answer.session_present,
         });
+        for event in held {
+            self.deliver(event);
+        }
     }
 
     fn deliver(&mut self, event: Event) {
@@ -251,7 +278,7 @@ impl Session {
             Event::Incoming(Packet::Publish(publish)) => self.message(publish),
             Event::Incoming(Packet::PubAck(answer)) => self.acknowledged(&answer),
             Event::Incoming(Packet::SubAck(answer)) => self.subscribed(&answer),
-            Event::Incoming(_) | Event::Outgoing(_) => {}
+            Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => {}
         }
     }
 
@@ -300,9 +327,10 @@ impl Session {
     }
 
     /// Writes DISCONNECT ahead of anything that still waits; says whether it went out.
-    async fn say_goodbye(&mut self, events: &mut EventLoop) -> bool {
-        // The queue of the library is closed while its window is full; this one is not.
-        events.pending.push_front(Request::Disconnect);
+    async fn say_goodbye(&mut self, client: &AsyncClient, events: &mut EventLoop) -> bool {
+        if client.try_disconnect_now().is_err() {
+            return false;
+        }
         let written = async {
             loop {
                 match events.poll().await {
@@ -326,27 +354,25 @@ async fn asked(wishes: &mut watch::Receiver<Wish>) -> Option<u64> {
     }
 }
 
-fn keep_alive(options: &Options) -> Duration {
-    Duration::from_secs(u64::from(options.keep_alive_s))
-}
-
-fn library_options(options: &Options) -> MqttOptions {
+fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
     // An IPv6 address must stand in brackets before the port.
     let host = if options.host.contains(':') && !options.host.starts_with('[') {
         format!("[{}]", options.host)
     } else {
         options.host.clone()
     };
-    let mut library = MqttOptions::new(options.client_id.clone(), host, options.port);
+    let mut library = MqttOptions::new(&options.client_id, Broker::tcp(host, options.port));
     library
-        .set_keep_alive(keep_alive(options))
+        .set_keep_alive(options.keep_alive_s)
         .set_clean_start(options.session_expiry_s == 0)
         .set_session_expiry_interval(Some(options.session_expiry_s))
         .set_receive_maximum(Some(RECEIVE_MAX))
         .set_max_packet_size(Some(PACKET_OCTETS_MAX))
         // The library keeps a slot for each place of the window: its default takes 14.5 MiB.
         .set_outgoing_inflight_upper_limit(options.inflight)
-        .set_connection_timeout(CONNECT_WITHIN_S);
+        // One packet at a time: what was read before an error in the same batch would be thrown away with it.
+        .set_read_batch_size(1)
+        .set_connect_timeout(Duration::from_secs(CONNECT_WITHIN_S));
     if options.username.is_some() || options.password.is_some() {
         library.set_credentials(
             options.username.clone().unwrap_or_default(),
@@ -369,13 +395,24 @@ fn library_options(options: &Options) -> MqttOptions {
         network.set_bind_device(device);
     }
     library.set_network_options(network);
+    resume::remember(&mut library, options.session_expiry_s);
+    if let Some(tls) = tls.cloned() {
+        let host = options.host.clone();
+        library.set_socket_connector(move |address, network| {
+            let (tls, host) = (tls.clone(), host.clone());
+            async move {
+                let tcp = default_socket_connect(address, network).await?;
+                tls.shake(&host, tcp).await
+            }
+        });
+    }
     library
 }
 
-fn reason(error: &ConnectionError) -> String {
+fn reason(error: &ConnectionError, host: &str) -> String {
     match error {
         ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
-            error.to_string()
+            words(error, host).unwrap_or_else(|| error.to_string())
         }
         ConnectionError::Timeout(_) => format!("no answer within {CONNECT_WITHIN_S} s"),
         ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),

@@ -21,6 +21,7 @@ fn options(port: u16) -> Options {
         client_id: "tracker-1".to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
+        tls: None,
         username: Some("tracker-1".to_owned()),
         password: Some("secret-word".to_owned()),
         keep_alive_s: 30,
