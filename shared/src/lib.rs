@@ -12,8 +12,10 @@
 //! | [`envelope`] | COSE_Mac0 and COSE_Sign1 with the topic as external data; key derivation |
 //! | [`message`] | one file for each message |
 //!
-//! `protocol.cddl` beside this crate describes every payload; a test holds the two together.
+//! What follows is the protocol for one who writes another device or cloud. `protocol.cddl` beside this crate describes
+//! every payload; tests hold page, schema and code together.
 
+#![doc = include_str!("../PROTOCOL.md")]
 #![doc = include_str!("../SMALLEST_DEVICE.md")]
 
 pub mod code;

@@ -8,6 +8,7 @@
 
 mod appendix_a;
 mod cose;
+mod document;
 mod envelope;
 mod golden;
 mod hostile;
@@ -18,3 +19,4 @@ mod samples;
 mod schema;
 mod smallest;
 mod source;
+mod vectors;
