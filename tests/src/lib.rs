@@ -8,3 +8,4 @@ pub mod port;
 pub mod process;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub mod sim;
+pub mod tools;

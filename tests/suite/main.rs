@@ -13,6 +13,7 @@ mod kills;
 mod mistakes;
 mod pool;
 mod process;
+mod protocol;
 mod refused;
 mod remainder;
 mod simulator;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use simquota_tests::broker::{Broker as _, EmbeddedBroker};
+use simquota_tests::broker::{Broker, EmbeddedBroker};
 use simquota_tests::process::{Child, LIMIT, await_fact};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
@@ -17,9 +17,9 @@ const CLOUD: &str = "data = \"cloud\"\n[broker]\nhost = \"127.0.0.1\"\nport = PO
 /// What differs from the shipped edge.toml.
 const EDGE: &str = "key_file = \"edge.key\"\ndata = \"data\"\n[quota]\nwant = \"WANT\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[source]\nkind = \"trace\"\nfile = \"trace.csv\"\nspeed = SPEED\npoll_ms = 100\n[end]\nexit_at_end = true\nshutdown_s = 30\n";
 
-pub(crate) struct World {
+pub(crate) struct World<B = EmbeddedBroker> {
     pub(crate) folder: tempfile::TempDir,
-    pub(crate) broker: EmbeddedBroker,
+    pub(crate) broker: B,
     pub(crate) cloud: Option<Child>,
 }
 
@@ -31,10 +31,16 @@ pub(crate) struct Device {
 }
 
 impl World {
-    /// A broker, and a cloud with one fleet, SIMs and an enrolment key.
+    /// An embedded broker, and a cloud with one fleet, SIMs and an enrolment key.
     pub(crate) fn start() -> Self {
+        Self::over(EmbeddedBroker::start().unwrap())
+    }
+}
+
+impl<B: Broker> World<B> {
+    /// The same over another broker.
+    pub(crate) fn over(broker: B) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let broker = EmbeddedBroker::start().unwrap();
         let config = CLOUD.replace("PORT", &broker.port().to_string());
         fs::write(folder.path().join("cloud.toml"), config).unwrap();
         let mut world = Self {
