@@ -31,7 +31,7 @@ const SOURCES: [&str; 8] = [
 ];
 
 /// Rule of the schema, type in `src/message`.
-const TYPES: [(&str, &str); 21] = [
+pub(crate) const TYPES: [(&str, &str); 21] = [
     ("register-up", "RegisterRequest"),
     ("closes", "Closes"),
     ("register-down", "RegisterAnswer"),
@@ -56,14 +56,14 @@ const TYPES: [(&str, &str); 21] = [
 ];
 
 /// Rules whose type in Rust is a tuple.
-const TUPLES: [&str; 3] = ["flagged", "span", "window"];
+pub(crate) const TUPLES: [&str; 3] = ["flagged", "span", "window"];
 
 /// Type in Rust, what the schema may call it.
 const WORDS: [(&str, &[&str]); 34] = [
     ("Epoch", &["epoch"]),
     ("Boot", &["boot"]),
     ("Seq", &["seq"]),
-    ("RequestNumber", &["number"]),
+    ("RequestNumber", &["request-number"]),
     ("Push", &["push"]),
     ("Octets", &["octets"]),
     ("UnixMillis", &["unix-ms"]),
@@ -78,7 +78,7 @@ const WORDS: [(&str, &[&str]); 34] = [
     ("Policy", &["policy"]),
     ("Closes", &["closes"]),
     ("Held", &["held"]),
-    ("Text", &["text"]),
+    ("Text", &["free-text"]),
     ("Iccid", &["id"]),
     ("ZoneId", &["id"]),
     ("CommandId", &["id"]),
@@ -96,13 +96,13 @@ const WORDS: [(&str, &[&str]); 34] = [
         "Vec<(u64, u64)>",
         &["[* flagged]", "[* span]", "[* window]"],
     ),
-    ("Vec<Text>", &["[* text]"]),
+    ("Vec<Text>", &["[* free-text]"]),
 ];
 
-type Fields = Vec<(String, String)>;
+pub(crate) type Fields = Vec<(String, String)>;
 
 /// Rows of the table below a heading, as cells; the head and the line below it are left out.
-fn table(heading: &str, nth: usize) -> Vec<Vec<String>> {
+pub(crate) fn table(heading: &str, nth: usize) -> Vec<Vec<String>> {
     let (_, rest) = PAGE
         .split_once(&format!("\n{heading}\n"))
         .unwrap_or_else(|| panic!("the page has no heading '{heading}'"));
@@ -143,7 +143,7 @@ fn of_page(rule: &str) -> Fields {
 }
 
 /// The members of an array of the schema, and whether it may grow.
-fn of_schema(rule: &str) -> (Fields, bool) {
+pub(crate) fn of_schema(rule: &str) -> (Fields, bool) {
     let (_, rest) = SCHEMA
         .split_once(&format!("\n{rule} = ["))
         .unwrap_or_else(|| panic!("the schema has no array '{rule}'"));
@@ -367,7 +367,7 @@ fn result_codes_are_those_of_the_code() {
 }
 
 /// The rules named on-… of the schema: topic, message, envelope, retained.
-fn topics_of_schema() -> Vec<(String, String, &'static str, bool)> {
+pub(crate) fn topics_of_schema() -> Vec<(String, String, &'static str, bool)> {
     SCHEMA
         .lines()
         .filter(|line| line.starts_with("on-"))

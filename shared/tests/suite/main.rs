@@ -7,6 +7,7 @@
 )]
 
 mod appendix_a;
+mod asyncapi;
 mod cose;
 mod document;
 mod envelope;
