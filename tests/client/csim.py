@@ -78,7 +78,8 @@ class Party:
         try:
             topic, message = self.inbox.get(timeout=wait_s)
             self.octets += len(message or "")
-            return (topic, opened(self.key, topic, message, self.verify)[1]) if topic else (topic, None)
+            value = opened(self.key, topic, message, self.verify)[1] if topic else [1, None]
+            return (topic, value) if value[0] > 0 else (None, None)
         except Exception:  # Nothing came, or any of several libraries' refusals.
             return None, None
 
@@ -203,7 +204,7 @@ class Device(Party):
             self.ask(INITIAL, 4 if self.code else 64)
         elif now >= self.renew:
             self.ask(UPDATE, 4)
-        elif left == 0 and (3, ceiling) not in self.asked and now >= self.not_before:
+        elif left <= 0 and (3, ceiling) not in self.asked and now >= self.not_before:
             self.ask(UPDATE, 3)
         elif 0 < left <= self.renew_below and (0, ceiling) not in self.asked and self.last is None:
             self.ask(UPDATE, 0)

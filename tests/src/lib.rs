@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod broker;
+pub mod conformance;
 pub mod demo;
 pub mod missing;
 pub mod port;
