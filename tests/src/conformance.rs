@@ -48,9 +48,12 @@ struct Options {
     /// Octets of a grant.
     #[arg(long, value_name = "OCTETS", default_value_t = 20_000)]
     grant: u64,
-    /// How long to wait for what the device does by its timers, in seconds. Its new epoch may take 60 s more.
+    /// How long to wait for what the device does by its timers, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait_s: u64,
+    /// How much longer to wait for a new epoch, in seconds: a device may put it off until 60 s after its start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    epoch_s: u64,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -82,8 +85,9 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         .with_context(|| format!("can't read {}", options.device.display()))?;
     let subject = Subject::parse(&text)?;
     let line = Line::connect(&options.broker, options.login.as_deref(), &subject.device)?;
-    let wait = Duration::from_secs(options.wait_s);
-    let mut cloud = Cloud::new(subject, line, options.grant, wait);
+    let mut cloud = Cloud::new(subject, line, options.grant);
+    cloud.wait = Duration::from_secs(options.wait_s);
+    cloud.epoch_wait = Duration::from_secs(options.epoch_s);
     writeln!(std::io::stderr(), "listening: start the device now")?;
     let report = script::play(&mut cloud)?;
     let text = if options.json {

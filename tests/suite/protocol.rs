@@ -1,7 +1,9 @@
 //! The protocol as strangers have it: its documents against the code, and an implementation that shares nothing with it.
 
 mod codec;
+mod conformance;
 mod documents;
 mod schema;
+mod skew;
 mod sniffer;
 mod stranger;

@@ -69,7 +69,10 @@ pub(super) struct Cloud {
     subject: Subject,
     line: Line,
     pub(super) grant: u64,
+    /// For what the device does by its timers.
     pub(super) wait: Duration,
+    /// The same for a new epoch, besides.
+    pub(super) epoch_wait: Duration,
     pub(super) report: Report,
     /// The registration in force, once it was answered.
     pub(super) registered: Option<RegisterRequest>,
@@ -94,12 +97,13 @@ pub(super) fn now() -> UnixMillis {
 }
 
 impl Cloud {
-    pub(super) fn new(subject: Subject, line: Line, grant: u64, wait: Duration) -> Self {
+    pub(super) fn new(subject: Subject, line: Line, grant: u64) -> Self {
         Self {
             subject,
             line,
             grant,
-            wait,
+            wait: Duration::from_secs(30),
+            epoch_wait: Duration::from_secs(60),
             report: Report::default(),
             registered: None,
             ceiling: Octets::ZERO,

@@ -20,8 +20,6 @@ const HELD_BACK: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(2);
 /// How long something that must not happen is waited for.
 const QUIET: Duration = Duration::from_millis(1500);
-/// The device may put a new epoch off until so long after its start.
-const EPOCH: Duration = Duration::from_secs(60);
 
 /// The request that waits now; none when the device fell silent.
 type Next = anyhow::Result<Option<Asked>>;
@@ -457,7 +455,7 @@ fn new_epoch(cloud: &mut Cloud, asked: Asked) -> Next {
         ..cloud.answer_to(&asked.request, Octets::ZERO)
     };
     cloud.say(Down::Credit, &answer)?;
-    let registered = cloud.until(cloud.wait + EPOCH, |heard| match heard {
+    let registered = cloud.until(cloud.wait + cloud.epoch_wait, |heard| match heard {
         Heard::Register(request, _) if request.epoch != old => Some(request.clone()),
         _ => None,
     })?;

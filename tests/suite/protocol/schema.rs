@@ -8,6 +8,28 @@ use simquota_shared::topic::{Down, Topic, Up};
 
 pub(crate) const TEXT: &str = include_str!("../../../shared/protocol.cddl");
 
+/// The rules of all topics.
+pub(crate) const RULES: [&str; 18] = [
+    "on-up-register",
+    "on-up-usage",
+    "on-up-credit",
+    "on-up-ack",
+    "on-status",
+    "on-down-register",
+    "on-down-usage",
+    "on-down-credit",
+    "on-down-command",
+    "on-fleet-command",
+    "on-fleet-reply",
+    "on-fleet-event",
+    "on-fleet-summary",
+    "on-ops-command",
+    "on-ops-reply",
+    "on-ops-node",
+    "on-ops-statistics",
+    "on-ops-rejected",
+];
+
 /// The rule of a topic.
 pub(crate) fn rule(topic: &str) -> &'static str {
     match topic

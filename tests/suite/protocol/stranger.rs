@@ -6,12 +6,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use simquota_shared::codec::encode;
+use simquota_shared::envelope::{Key, Kid, seal};
+use simquota_shared::message::{Ack, Outcome};
+use simquota_shared::units::Epoch;
 use simquota_tests::broker::{Broker as _, Mosquitto};
 use simquota_tests::missing::missing_part;
 use simquota_tests::process::{Child, LIMIT};
 use simquota_tests::tools;
 
 use super::sniffer::Sniffer;
+use crate::broker::client::{Client, options};
 use crate::world::{World, steady};
 
 /// The device's key file, as `enrol` prints it.
@@ -23,6 +28,28 @@ fn key_file(world: &World<Mosquitto>, device: &str, batch: &str) -> PathBuf {
     file
 }
 
+/// A message under a key that nobody has: it fits the schema, and is refused on `ops/rejected`.
+fn forge(world: &World<Mosquitto>) {
+    let topic = "csim/v1/d/tracker-1/up/ack";
+    let ack = Ack {
+        epoch: Epoch(1),
+        id: "c-1".parse().unwrap(),
+        number: 1,
+        outcome: Outcome::Applied,
+        why: None,
+    };
+    let kid = Kid::first(&"spring");
+    let message = seal(&Key::new([9; 32]), &kid, topic, &encode(&ack).unwrap()).unwrap();
+    let options = options(&world.broker, "forger");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (mut client, _) = Client::connect_with(options).await;
+        client.subscribe("csim/v1/ops/rejected").await;
+        client.send(topic, false, message);
+        client.message().await;
+    });
+}
+
 #[test]
 fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
     let (Some(python), Some(mosquitto)) = (tools::python(), Mosquitto::find()) else {
@@ -30,10 +57,24 @@ fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
     };
     let world = World::over(Mosquitto::start(&mosquitto).unwrap());
     let sniffer = Sniffer::start(&world.broker);
-    // Our own agent lives beside it.
-    let mut agent = world.device("tracker-1", &steady(20, 1_000), 10, "20 kB");
+    // Our own agent lives beside it, and is told this and that.
+    let mut agent = world.device("tracker-1", &steady(3_600, 1_000), 1, "20 kB");
     world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "1MB"]);
     agent.start();
+    agent.await_status("is granted", |status| status["ceiling"].as_u64() > Some(0));
+    world.cloud(&["device", "report", "tracker-1"]);
+    world.cloud(&["device", "suspend", "tracker-1"]);
+    agent.await_status("is suspended", |status| status["suspended"] == true);
+    world.cloud(&["device", "resume", "tracker-1"]);
+    agent.await_status("goes on", |status| status["remaining"].as_u64() > Some(0));
+    forge(&world);
+    for question in [
+        ["device", "list"],
+        ["package", "list"],
+        ["explain", "tracker-1"],
+    ] {
+        world.cloud(&question);
+    }
 
     // A pool is shared by the devices of a fleet: the stranger has one of its own.
     world.cloud(&["fleet", "create", "others"]);
@@ -75,6 +116,7 @@ fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
     assert_eq!(shown["charged"].as_u64(), Some(used), "{shown}");
     assert_eq!(shown["reserved"], 0, "{shown}");
     let process = agent.process.as_mut().unwrap();
+    process.terminate().unwrap();
     assert!(
         process.wait_exit(2 * LIMIT).unwrap().success(),
         "{:#?}",
@@ -82,16 +124,13 @@ fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
     );
     let audit = world.audit();
     let heard = sniffer.check(&world.broker);
-    for rule in [
-        "on-up-register",
-        "on-up-usage",
-        "on-up-credit",
-        "on-down-credit",
-        "on-status",
-        "on-fleet-reply",
-    ] {
-        assert!(heard.contains_key(rule), "{heard:?}");
-    }
+    // All but what this release does not say yet.
+    let unheard: Vec<&str> = super::schema::RULES
+        .iter()
+        .copied()
+        .filter(|rule| !heard.contains_key(rule))
+        .collect();
+    assert_eq!(unheard, ["on-fleet-event", "on-fleet-summary"], "{heard:?}");
     println!(
         "stranger: {used} octets used, {} octets of payload in all, {} of them the device's; the audit holds over {} \
          entries; {heard:?} fit the schema",
