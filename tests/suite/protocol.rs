@@ -3,6 +3,7 @@
 mod codec;
 mod conformance;
 mod documents;
+mod recorded;
 mod schema;
 mod skew;
 mod sniffer;

@@ -14,6 +14,7 @@ use simquota_shared::topic::{Down, Topic, Up};
 use simquota_tests::broker::{Broker, EmbeddedBroker};
 use simquota_tests::process::LIMIT;
 
+use super::recorded::{self, Said};
 use crate::broker::client::{Client, options};
 use crate::world::{World, octets, read, steady};
 
@@ -49,9 +50,9 @@ fn later(topic: &Topic, payload: &[u8]) -> Vec<u8> {
     encode(&items).unwrap()
 }
 
-/// Carries what a device and the cloud say from one broker to the other.
+/// Carries what a device and the cloud say from one broker to the other, and keeps it as it was said.
 struct Bridge {
-    thread: JoinHandle<(u32, u32)>,
+    thread: JoinHandle<Vec<Said>>,
 }
 
 impl Bridge {
@@ -77,7 +78,7 @@ impl Bridge {
                     .subscribe(&format!("csim/v1/d/{device}/down/+"))
                     .await;
                 ready.send(()).unwrap();
-                let (mut up, mut down) = (0, 0);
+                let mut said = Vec::new();
                 loop {
                     let (event, from_agent) = tokio::select! {
                         event = agents.events.poll() => (event, true),
@@ -88,15 +89,10 @@ impl Bridge {
                         continue;
                     };
                     if publish.topic == END {
-                        return (up, down);
+                        return said;
                     }
-                    let (to, count) = if from_agent {
-                        (&clouds, &mut up)
-                    } else {
-                        (&agents, &mut down)
-                    };
-                    carry(to, &publish, &kid, &key);
-                    *count += 1;
+                    let to = if from_agent { &clouds } else { &agents };
+                    said.push(carry(to, &publish, &kid, &key));
                 }
             })
         });
@@ -104,8 +100,8 @@ impl Bridge {
         Self { thread }
     }
 
-    /// How many messages went up and down.
-    fn end(self, agents: &dyn Broker) -> (u32, u32) {
+    /// What was said.
+    fn end(self, agents: &dyn Broker) -> Vec<Said> {
         let options = options(agents, "bridge-end");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
@@ -116,7 +112,7 @@ impl Bridge {
     }
 }
 
-fn carry(to: &Client, publish: &Publish, kid: &Kid, key: &Key) {
+fn carry(to: &Client, publish: &Publish, kid: &Kid, key: &Key) -> Said {
     let text = std::str::from_utf8(&publish.topic).unwrap();
     let topic: Topic = text.parse().unwrap();
     let received = Received::parse(&publish.payload).unwrap();
@@ -124,6 +120,10 @@ fn carry(to: &Client, publish: &Publish, kid: &Kid, key: &Key) {
     let message = seal(key, kid, text, &later(&topic, payload)).unwrap();
     let kept = matches!(topic, Topic::Down(_, Down::Credit) | Topic::Status(_));
     to.send(text, kept, message);
+    Said {
+        topic,
+        payload: payload.to_vec(),
+    }
 }
 
 #[test]
@@ -162,7 +162,10 @@ fn agent_and_cloud_each_live_with_a_later_version_of_the_other() {
     assert_eq!(shown["charged"].as_u64(), Some(octets(&trace)), "{shown}");
     assert_eq!(shown["reserved"], 0, "{shown}");
     world.audit();
-    let (up, down) = bridge.end(&agents);
+    let said = bridge.end(&agents);
+    recorded::write(&said);
+    let up = said.iter().filter(|said| said.from_device()).count();
+    let down = said.len() - up;
     println!(
         "skew: {up} messages up and {down} down, all of a later version; every octet is charged"
     );
