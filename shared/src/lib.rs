@@ -13,8 +13,10 @@
 //! | [`message`] | one file for each message |
 //! | `tls` | what a connection trusts, and what its errors mean (feature `tls`) |
 //!
-//! `protocol.cddl` beside this crate describes every payload; a test holds the two together.
+//! What follows is the protocol for one who writes another device or cloud. `protocol.cddl` beside this crate describes
+//! every payload; tests hold page, schema and code together.
 
+#![doc = include_str!("../PROTOCOL.md")]
 #![doc = include_str!("../SMALLEST_DEVICE.md")]
 
 pub mod code;

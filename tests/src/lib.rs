@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod broker;
 pub mod certificates;
+pub mod conformance;
 pub mod demo;
 pub mod disk;
 pub mod missing;
@@ -11,4 +12,5 @@ pub mod process;
 pub mod prove;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub mod sim;
+pub mod tools;
 pub mod world;

@@ -15,7 +15,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::broker::{Broker as _, EmbeddedBroker};
+use crate::broker::{Broker, EmbeddedBroker};
 use crate::process::{Child, LIMIT, await_fact};
 
 /// The program that is the service and the agent, by its first argument: this one if it proves, else the demo that
@@ -41,11 +41,11 @@ const CLOUD: &str = "data = \"DATA\"\n[broker]\nhost = \"127.0.0.1\"\nport = POR
 const EDGE: &str = "key_file = \"edge.key\"\ndata = \"DATA\"\n[quota]\nwant = \"WANT\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[source]\nkind = \"trace\"\nfile = \"trace.csv\"\nspeed = SPEED\npoll_ms = 100\n[end]\nexit_at_end = true\nshutdown_s = 30\n";
 
 /// A broker, the service, and a folder for all of it. Dropping it ends and removes all.
-pub struct World {
+pub struct World<B = EmbeddedBroker> {
     /// Where everything is, unless told otherwise.
     pub folder: tempfile::TempDir,
-    /// The broker, in this process.
-    pub broker: EmbeddedBroker,
+    /// The broker.
+    pub broker: B,
     /// The service, while it runs.
     pub cloud: Option<Child>,
 }
@@ -63,17 +63,28 @@ pub struct Device {
 }
 
 impl World {
-    /// A broker, and a cloud with one fleet, SIMs and an enrolment key.
+    /// An embedded broker, and a cloud with one fleet, SIMs and an enrolment key.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_at(Path::new("cloud"))
+        Self::over(EmbeddedBroker::start().unwrap())
     }
 
     /// The same, with the service's data in this folder.
     #[must_use]
     pub fn start_at(data: &Path) -> Self {
+        Self::made(EmbeddedBroker::start().unwrap(), data)
+    }
+}
+
+impl<B: Broker> World<B> {
+    /// The same over another broker.
+    #[must_use]
+    pub fn over(broker: B) -> Self {
+        Self::made(broker, Path::new("cloud"))
+    }
+
+    fn made(broker: B, data: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let broker = EmbeddedBroker::start().unwrap();
         let config = CLOUD
             .replace("PORT", &broker.port().to_string())
             .replace("DATA", data.to_str().unwrap());

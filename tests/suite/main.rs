@@ -18,6 +18,7 @@ mod kills;
 mod mistakes;
 mod pool;
 mod process;
+mod protocol;
 mod refused;
 mod remainder;
 mod simulator;

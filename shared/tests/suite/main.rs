@@ -7,7 +7,9 @@
 )]
 
 mod appendix_a;
+mod asyncapi;
 mod cose;
+mod document;
 mod envelope;
 mod golden;
 mod hostile;
@@ -18,3 +20,4 @@ mod samples;
 mod schema;
 mod smallest;
 mod source;
+mod vectors;

@@ -7,7 +7,7 @@ use simquota_shared::units::{Octets, UnixMillis, human, parse_octets};
 
 use crate::samples::id;
 
-fn topics(name: &str) -> Vec<Topic> {
+pub(crate) fn topics(name: &str) -> Vec<Topic> {
     let (device, fleet): (DeviceId, FleetId) = (id(name), id(name));
     let (key, node): (KeyId, NodeId) = (id(name), id(name));
     let mut topics = vec![

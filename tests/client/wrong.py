@@ -1,0 +1,128 @@
+"""Devices that each make one mistake, for those who test devices."""
+import time
+
+import cbor2
+
+from csim import Device, dumps
+
+
+class Adds(Device):
+    """Takes the ceiling for an amount: what comes twice is granted twice."""
+
+    def for_us(self, epoch, number, push):
+        return epoch == self.state["epoch"] and number == self.state["number"]
+
+    def take_ceiling(self, ceiling, code):
+        granted = max(0, ceiling - self.state["used"]) if code == 2001 else 0
+        self.state["ceiling"] += granted
+
+
+class AnyEpoch(Device):
+    """Takes answers of any epoch."""
+
+    def for_us(self, epoch, number, push):
+        return super().for_us(self.state["epoch"], number, push)
+
+
+class Deletes(Device):
+    """Forgets samples as soon as they are sent."""
+
+    def report(self):
+        rows = self.state["rows"]
+        super().report()
+        if rows:
+            self.state.update(rows=[])
+            self.due["usage"] = time.monotonic() + 3600
+
+
+class Forged(Device):
+    """Believes every sender."""
+
+    verify = False
+
+
+class KeepsEpoch(Device):
+    """Goes on when the cloud says that its epoch is over."""
+
+    def disagree(self):
+        pass
+
+
+class Lowers(Device):
+    """Takes a lower ceiling from the answer to an update."""
+
+    def take_ceiling(self, ceiling, code):
+        self.state["ceiling"] = max(ceiling, self.state["used"])
+
+
+class NewOctets(Device):
+    """Asks again under the same number with other octets."""
+
+    def send_credit(self):
+        if self.first_sent:
+            body = cbor2.loads(bytes.fromhex(self.state["request"][1]))
+            body[5] += 1
+            self.state["request"][1] = dumps(body).hex()
+        super().send_credit()
+
+
+class Overspends(Device):
+    """Does not stop at the ceiling."""
+
+    def room(self):
+        return super().room() + (10_000 if self.gate_open() else 0)
+
+
+class Receipt(Device):
+    """Counts validity from when the answer came."""
+
+    def on_credit(self, answer):
+        self.first_sent = time.monotonic()
+        super().on_credit(answer)
+
+
+class Silent(Device):
+    """Asks once, and waits for ever."""
+
+    def send_credit(self):
+        if not self.first_sent:
+            super().send_credit()
+
+
+class Stale(Device):
+    """Takes answers to older requests."""
+
+    def for_us(self, epoch, number, push):
+        return epoch == self.state["epoch"] and number <= self.state["number"]
+
+
+class Swaps(Device):
+    """Carries out an older command after a newer one."""
+
+    def decide(self, number, body):
+        self.state["command"] = 0
+        return super().decide(number, body)
+
+
+class Twice(Device):
+    """Carries a command out each time that it comes."""
+
+    def on_command(self, command):
+        self.state["outcomes"].pop(command[2], None)
+        self.state["command"] = 0
+        super().on_command(command)
+
+
+class Hasty(Device):
+    """Asks for credit without having registered."""
+
+    def start(self):
+        super().start()
+        self.registered = True
+
+
+MISTAKES = {
+    "adds": Adds, "any-epoch": AnyEpoch, "deletes": Deletes, "forged": Forged, "hasty": Hasty,
+    "keeps-epoch": KeepsEpoch, "lowers": Lowers, "new-octets": NewOctets, "overspends": Overspends,
+    "receipt": Receipt, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
+}

@@ -1,0 +1,10 @@
+//! The protocol as strangers have it: its documents against the code, and an implementation that shares nothing with it.
+
+mod codec;
+mod conformance;
+mod documents;
+mod recorded;
+mod schema;
+mod skew;
+mod sniffer;
+mod stranger;
