@@ -316,6 +316,8 @@ enum DeviceCommand {
     Revoke(DeviceArgs),
     /// Ask it to report now
     Report(DeviceArgs),
+    /// Have it go on under the next generation of its key, which both sides derive
+    RotateKey(DeviceArgs),
     /// Believe it no longer, whatever it says: it was stolen, or its key is known
     #[command(
         after_help = "Its neighbours go on. What it was granted ends with its validity, and its reservation with the lease.\nExample: simquota-cloud device shut-out tracker-1 --why stolen"
@@ -425,6 +427,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             DeviceCommand::Resume(which) => device::tell(common, &which, "device-resume"),
             DeviceCommand::Revoke(which) => device::tell(common, &which, "device-revoke"),
             DeviceCommand::Report(which) => device::tell(common, &which, "device-report"),
+            DeviceCommand::RotateKey(which) => device::tell(common, &which, "device-rotate-key"),
             DeviceCommand::ShutOut { which, why } => {
                 access::shut_out(common, &which, why.as_deref())
             }

@@ -4,6 +4,8 @@
 //! [`ledger`] and [`charging`] are pure. [`io`] touches the world, [`config`] reads `cloud.toml`, and [`cli`] is
 //! the program, so that another binary can run it too.
 
+#![doc = include_str!("../THREATS.md")]
+
 pub mod charging;
 pub mod cli;
 pub mod config;

@@ -27,7 +27,7 @@ use sha2::Sha256;
 
 mod key;
 
-pub use key::{BadKey, Key};
+pub use key::{BadKey, GENERATIONS_MAX, Key};
 
 use crate::codec::{self, Limits, PAYLOAD};
 use crate::ids::{IdError, KeyId};

@@ -177,7 +177,7 @@ fn each_flipped_bit_is_refused_for_where_it_was() {
                         &["forged"]
                     } else if parts.kid.contains(&index) {
                         // Another name, another generation, or no name at all.
-                        &["unknown-key", "envelope"]
+                        &["unknown-key", "envelope", "forged"]
                     } else {
                         &["envelope"]
                     };

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use simquota_tests::broker::{Broker as _, Mosquitto};
 use simquota_tests::certificates::{Authority, Pair, Validity};
@@ -94,7 +93,7 @@ fn everything_runs_over_tls_and_certificates_are_replaced_while_it_does() {
 }
 
 /// Why a client of the edge's and one of the cloud's do not connect, or `connected`.
-fn tried(port: u16, host: &str, ca: &Path, pair: Option<&Pair>) -> [String; 2] {
+fn tried(port: u16, host: &str, ca: &Path, pair: Option<&Pair>) -> Tried {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -160,10 +159,22 @@ fn tried(port: u16, host: &str, ca: &Path, pair: Option<&Pair>) -> [String; 2] {
         .unwrap()
     };
     let first = |events: Receiver<String>| events.recv_timeout(LIMIT).unwrap();
-    let reasons = [first(edge), first(cloud)];
-    drop((edge_line, cloud_line));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    reasons
+    Tried {
+        reasons: [first(edge), first(cloud)],
+        _lines: (edge_line, cloud_line),
+        _runtime: runtime,
+    }
+}
+
+/// What became of the first attempts; more follow until this is dropped, so that a broker which missed the reason the
+/// first time hears it again.
+struct Tried {
+    reasons: [String; 2],
+    _lines: (
+        simquota_edge::io::mqtt::Publisher,
+        simquota_cloud::io::mqtt::Line,
+    ),
+    _runtime: tokio::runtime::Runtime,
 }
 
 /// What is wrong, and what each side says about it.
@@ -264,7 +275,8 @@ fn each_fault_of_a_certificate_has_its_own_words_on_both_sides() {
     ];
     for fault in faults {
         let broker = Mosquitto::start_with(&program, &fault.settings).unwrap();
-        for reason in tried(broker.port(), fault.host, &ca, fault.pair.as_ref()) {
+        let tried = tried(broker.port(), fault.host, &ca, fault.pair.as_ref());
+        for reason in &tried.reasons {
             assert!(reason.contains(fault.ours), "{}: {reason}", fault.what);
             assert_eq!(reason.lines().count(), 1, "{reason}");
         }

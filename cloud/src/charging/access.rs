@@ -68,13 +68,43 @@ impl Turn<'_> {
                 format!("enrolment key {kid} of device {id} was revoked"),
             ),
             Some(why) => ("shut-out", format!("device {id} is shut out: {why}")),
-            None => return Ok(None),
+            None => return self.generation(id, kid, request),
         };
         if let DeviceRequest::Register(request) = request {
             let answer = self.registration(id, request, Code::SERVICE_DENIED, true);
             self.say(id, kid, Down::Register, encoded(&answer)?, false);
         }
         Ok(Some(Verdict::refused(reason, detail)))
+    }
+
+    /// Generations only go forward: the first message under the next one ends those before. A device that lost its
+    /// store begins a new life with the key in its file.
+    fn generation(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        request: &DeviceRequest,
+    ) -> Result<Option<Verdict>, Broken> {
+        let Some(device) = self.ledger.devices.get(id) else {
+            return Ok(None);
+        };
+        let (now, before) = (u64::from(kid.generation), device.generation);
+        let begins = match request {
+            DeviceRequest::Register(request) => !device.epochs.contains_key(&request.epoch),
+            _ => false,
+        };
+        if now > before {
+            let begun = AccessChanged {
+                generation: Some(now),
+                ..changed(AccessChange::GenerationBegun, id, None, "")
+            };
+            let subject = Subject::Device(id.clone());
+            self.record(subject, Cause::AccessChanged(begun), Vec::new())?;
+        } else if now < before && !begins {
+            let detail = format!("device {id} is at generation {before} of its key, not {now}");
+            return Ok(Some(Verdict::refused("old-generation", detail)));
+        }
+        Ok(None)
     }
 
     /// Freezes a device that shows up as two, if that is the policy.
@@ -248,6 +278,7 @@ fn changed(
         name: Text::clipped(&name.to_string()),
         until,
         why: Text::clipped(why),
+        generation: None,
     }
 }
 

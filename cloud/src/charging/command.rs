@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
-use simquota_shared::envelope::Kid;
+use simquota_shared::envelope::{GENERATIONS_MAX, Kid};
 use simquota_shared::ids::{DeviceId, EnrolmentId, FleetId, KeyId, PackageId, Text, ZoneId};
 use simquota_shared::message::ops::Blob;
 use simquota_shared::message::{Body, FleetCommand, FleetReply, SimProfile};
@@ -494,6 +494,25 @@ impl Turn<'_> {
                     self.own_device(fleet, &device)?,
                     Body::Reauthorise,
                 ))
+            }
+            (Scope::Fleet(fleet), "device-rotate-key") => {
+                let DeviceOnly { device } = arguments(&command.args)?;
+                let device = self.own_device(fleet, &device)?;
+                let generation = self
+                    .ledger
+                    .devices
+                    .get(&device)
+                    .map(|found| found.generation);
+                match generation.and_then(|generation| generation.checked_add(1)) {
+                    Some(next) if next <= u64::from(GENERATIONS_MAX) => {
+                        Ok(Change::Tell(device, Body::Rotate(next)))
+                    }
+                    _ => refuse(
+                        Code::RATING_FAILED,
+                        "no-more-generations",
+                        format!("the key of {device} was rotated often enough: enrol it anew"),
+                    ),
+                }
             }
             (_, other) => match self.prepare_access(scope, command) {
                 Some(change) => change.map(Change::Access),

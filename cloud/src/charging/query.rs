@@ -222,6 +222,7 @@ pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
         ("device", text(id)),
         ("fleet", text(&found.fleet)),
         ("enrolment", text(&found.enrolment)),
+        ("generation", number(found.generation)),
         ("serial", text(&found.serial)),
         ("model", text(&found.model)),
         ("firmware", text(&found.firmware)),

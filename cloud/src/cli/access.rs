@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_cbor::Value;
+use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{EnrolmentId, FleetId, KeyId, Text};
 
 use super::ask::{Asker, Refused};
@@ -218,8 +219,8 @@ pub(super) fn readmit(common: &Common, which: &DeviceArgs) -> anyhow::Result<()>
         code: simquota_shared::code::Code::USER_UNKNOWN,
         why: format!("unknown-device: {device} names no batch"),
     })?;
-    let kid = asker.keys()?.latest_enrolment(&batch)?;
-    roster::note(&asker.config.data, &Line::Device(device.clone(), kid))?;
+    let line = Line::Device(device.clone(), Kid::first(&batch));
+    roster::note(&asker.config.data, &line)?;
     let said =
         format!("device {device} is believed again; next: `simquota-cloud device resume {device}`");
     tell(common, &answer, &said)

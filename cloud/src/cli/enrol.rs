@@ -4,6 +4,7 @@
 //! factory, never over the network.
 
 use anyhow::anyhow;
+use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, EnrolmentId};
 
 use super::{Common, print};
@@ -18,10 +19,10 @@ pub(super) fn print_string(
 ) -> anyhow::Result<()> {
     let config = Config::read(&common.config)?;
     let keys = KeyFolder::open(&config.data)?;
-    let kid = keys.latest_enrolment(batch)?;
+    let kid = Kid::first(batch);
     let key = keys
         .enrolment(&kid)?
-        .ok_or_else(|| anyhow!("key {kid} is gone: restore it from a backup"))?
+        .ok_or_else(|| anyhow!("there is no batch {batch} here: make it, or restore its key"))?
         .for_device(device, kid.generation);
     // Before anybody holds it: who is not on the roster has no user at the broker.
     roster::note(&config.data, &Line::Device(device.clone(), kid.clone()))?;

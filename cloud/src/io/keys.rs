@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! keys/node.key                        the service's signing key (Ed25519 seed)
-//! keys/enrolment/{id}.{generation}.key an enrolment key: admits a batch of devices
+//! keys/enrolment/{id}.1.key            an enrolment key: admits a batch of devices; another batch is its rotation
 //! keys/person/{id}.{generation}.key    the key of an admin, manager or viewer
 //! ```
 //!
@@ -213,14 +213,6 @@ impl KeyFolder {
     /// [`KeyError`] when there is none.
     pub fn latest_person(&self, id: &KeyId) -> Result<Kid, KeyError> {
         latest(&self.root.join("person"), id.as_str())
-    }
-
-    /// The latest generation of an enrolment key.
-    ///
-    /// # Errors
-    /// [`KeyError`] when there is none.
-    pub fn latest_enrolment(&self, id: &EnrolmentId) -> Result<Kid, KeyError> {
-        latest(&self.root.join("enrolment"), id.as_str())
     }
 
     /// The names of all people's keys, in order.

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use ed25519_dalek::VerifyingKey;
 use serde::de::DeserializeOwned;
 use simquota_shared::codec;
-use simquota_shared::envelope::{Key, Kid, MESSAGE_MAX, Received, open_signed};
+use simquota_shared::envelope::{GENERATIONS_MAX, Key, Kid, MESSAGE_MAX, Received, open_signed};
 use simquota_shared::ids::{DeviceId, FleetId, NodeId};
 use simquota_shared::message::FleetCommand;
 use simquota_shared::topic::{TOPIC_MAX, Topic, Up};
@@ -209,7 +209,7 @@ impl Verifier {
         })
     }
 
-    /// The key of a device, derived from its batch's.
+    /// The key of a device, derived from its batch's, and generation by generation from the one before.
     ///
     /// # Errors
     /// A refusal when the batch's key is not there.
@@ -218,8 +218,15 @@ impl Verifier {
         if let Some(key) = self.devices.find(&name) {
             return Ok(key);
         }
-        let batch = self.seek(Holder::Enrolment, kid, now_ms)?;
-        let key = batch.for_device(id, kid.generation);
+        if kid.generation > GENERATIONS_MAX {
+            return Err(refused(
+                "unknown-key",
+                format!("a key has at most {GENERATIONS_MAX} generations, not {kid}"),
+            ));
+        }
+        let batch = self.seek(Holder::Enrolment, &Kid::first(&kid.name), now_ms)?;
+        let first = batch.for_device(id, 1);
+        let key = (2..=kid.generation).fold(first, |key, next| key.next_generation(id, next));
         self.devices.keep(name, key.clone());
         Ok(key)
     }

@@ -54,6 +54,7 @@ impl Ledger {
             name,
             until,
             why,
+            generation,
         } = changed;
         let access = &mut self.access;
         match change {
@@ -75,6 +76,14 @@ impl Ledger {
                 access.barred.remove(&device);
                 // Or its next registration would be one too many again.
                 access.epochs.remove(&device);
+            }
+            AccessChange::GenerationBegun => {
+                let device = id(name)?;
+                if let (Some(device), Some(generation)) =
+                    (self.devices.get_mut(&device), generation)
+                {
+                    device.generation = *generation;
+                }
             }
         }
         Ok(())

@@ -373,6 +373,8 @@ wire_enum! {
         DeviceBarred = 3,
         /// It is believed again.
         DeviceReadmitted = 4,
+        /// A device spoke under the next generation of its key: those before are over.
+        GenerationBegun = 5,
     }
 }
 
@@ -387,6 +389,8 @@ wire! {
         pub until: Option<UnixMillis>,
         /// Why, in words.
         pub why: Text,
+        /// Which generation of its key, where that is what changed.
+        pub generation: Option<u64>,
     }
 }
 

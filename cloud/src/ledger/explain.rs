@@ -169,6 +169,10 @@ fn access_words(changed: &AccessChanged) -> String {
         AccessChange::EnrolmentRevoked => format!("enrolment key {name} was revoked"),
         AccessChange::EnrolmentUntil => format!("enrolment key {name} got an end"),
         AccessChange::DeviceBarred => format!("device {name} was shut out: {}", changed.why),
+        AccessChange::GenerationBegun => format!(
+            "device {name} went on to generation {} of its key",
+            changed.generation.unwrap_or_default()
+        ),
         AccessChange::DeviceReadmitted => format!("device {name} was readmitted"),
     }
 }

@@ -4,7 +4,7 @@
 //! device's key and that very topic.
 
 use simquota_shared::codec::{self, CodecError};
-use simquota_shared::envelope::{EnvelopeError, Kid, Received, seal};
+use simquota_shared::envelope::{EnvelopeError, GENERATIONS_MAX, Kid, Received, seal};
 use simquota_shared::ids::DeviceId;
 use simquota_shared::topic::{self, Down, Topic, TopicError};
 
@@ -41,14 +41,47 @@ pub enum Refused {
 /// Seals and opens.
 #[derive(Clone, Debug)]
 pub struct Post {
+    /// As the key file has it.
+    filed: Enrolment,
+    /// What is sealed with.
     enrolment: Enrolment,
+    /// The generation before: what was under way when the key was rotated still counts.
+    before: Option<Enrolment>,
 }
 
 impl Post {
     /// The post of one device.
     #[must_use]
-    pub const fn new(enrolment: Enrolment) -> Post {
-        Post { enrolment }
+    pub fn new(enrolment: Enrolment) -> Post {
+        Post {
+            filed: enrolment.clone(),
+            enrolment,
+            before: None,
+        }
+    }
+
+    /// Goes on under a later generation of the key. Never back, and never past the last that a cloud knows.
+    pub fn rotate_to(&mut self, generation: u64) {
+        let last = u64::from(GENERATIONS_MAX).min(generation);
+        while u64::from(self.enrolment.kid.generation) < last {
+            let Enrolment { device, kid, key } = &self.enrolment;
+            let next = kid.generation.saturating_add(1);
+            let rotated = Enrolment {
+                device: device.clone(),
+                kid: Kid {
+                    name: kid.name.clone(),
+                    generation: next,
+                },
+                key: key.next_generation(device, next),
+            };
+            self.before = Some(std::mem::replace(&mut self.enrolment, rotated));
+        }
+    }
+
+    /// Which key is sealed with.
+    #[must_use]
+    pub const fn kid(&self) -> &Kid {
+        &self.enrolment.kid
     }
 
     /// The device.
@@ -57,10 +90,11 @@ impl Post {
         &self.enrolment.device
     }
 
-    /// The password towards the broker. The user is the device.
+    /// The password towards the broker. The user is the device. It stays that of the key file when the key is rotated:
+    /// the broker's files are not rewritten for that.
     #[must_use]
     pub fn password(&self) -> String {
-        self.enrolment.key.mqtt_password().to_string()
+        self.filed.key.mqtt_password().to_string()
     }
 
     /// The filter for all that the cloud says to the device.
@@ -98,7 +132,9 @@ impl Post {
             _ => return Err(Refused::NotOurs),
         };
         let received = Received::parse(message).map_err(Refused::Envelope)?;
-        let Enrolment { kid, key, .. } = &self.enrolment;
+        let fits = |enrolment: &&Enrolment| enrolment.kid == received.kid;
+        let before = self.before.as_ref().filter(fits);
+        let Enrolment { kid, key, .. } = before.unwrap_or(&self.enrolment);
         let payload = received.verify(key, topic).map_err(|error| match error {
             EnvelopeError::Forged => Refused::Forged {
                 named: received.kid.clone(),

@@ -60,6 +60,10 @@ impl<'a> Machine<'a> {
         } = opened;
         let mut metering = Metering::open(settings, orders.bell())?;
         let gate = Gate::shut(settings.gate, metering.source());
+        let mut post = Post::new(settings.enrolment.clone());
+        if let Some(state) = &state {
+            post.rotate_to(state.key_generation);
+        }
         let machine = Machine {
             settings,
             orders,
@@ -68,7 +72,7 @@ impl<'a> Machine<'a> {
             metering,
             gate,
             line: None,
-            post: Post::new(settings.enrolment.clone()),
+            post,
             refused: 0,
             file: StatusFile::new(settings.status_file.clone()),
             store_error: None,
@@ -123,7 +127,7 @@ impl<'a> Machine<'a> {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             time_ms: clock::wall_ms(),
-            key_id: self.settings.enrolment.kid.to_string(),
+            key_id: self.post.kid().to_string(),
             broker: format!("{}:{}", broker.host, broker.port),
             broker_error: line.and_then(Line::error).map(str::to_owned),
             source: self.metering.name().to_owned(),
@@ -170,6 +174,8 @@ impl World for Machine<'_> {
 
     fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {
         self.store()?.commit(&commit)?;
+        // Durable before anything is sealed with it: an agent that forgot a rotation would be refused.
+        self.post.rotate_to(commit.state.key_generation);
         // After the store: what the mirror shows was durable there.
         let mirrored = self.mirror.write(&commit.state);
         let failed = mirrored.is_err();

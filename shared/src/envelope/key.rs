@@ -8,6 +8,9 @@ use zeroize::Zeroizing;
 
 use crate::ids::DeviceId;
 
+/// A device's key has at most so many generations: what a stranger can make anybody derive is bounded by it.
+pub const GENERATIONS_MAX: u32 = 64;
+
 /// A symmetric key of 256 bits. It is wiped when dropped and never shown.
 #[derive(Clone)]
 pub struct Key(Zeroizing<[u8; 32]>);
@@ -68,6 +71,14 @@ impl Key {
     #[must_use]
     pub fn for_device(&self, device: &DeviceId, generation: u32) -> Self {
         self.derive(&format!("csim/v1/device/{device}/{generation}"))
+    }
+
+    /// A device's key of the next generation, from that of the one before: HKDF-SHA-256 without salt, with
+    /// `csim/v1/rotate/{device}/{generation}` as info. Both sides derive it and it never travels. Whoever has a key
+    /// can derive those after it: a rotation bounds how long one key is in use, it does not shut anybody out.
+    #[must_use]
+    pub fn next_generation(&self, device: &DeviceId, generation: u32) -> Self {
+        self.derive(&format!("csim/v1/rotate/{device}/{generation}"))
     }
 
     /// The device's password towards the broker: HKDF with info `mqtt`, as hexadecimal digits.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rumqttc::Error as PacketError;
 use rumqttc::{
     AckMode, AsyncClient, Broker, ConnAck, ConnectionError, Event, EventLoop, LastWill,
     MqttOptions, Outgoing, Packet, PubAckReason, QoS, StateError, SubAck, SubscribeFilter,
@@ -332,9 +333,10 @@ fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
 
 fn reason(error: &ConnectionError, host: &str) -> String {
     match error {
-        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
-            words(error, host).unwrap_or_else(|| error.to_string())
-        }
+        ConnectionError::Io(error)
+        | ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
+        ) => words(error, host).unwrap_or_else(|| error.to_string()),
         ConnectionError::Timeout(_) => format!("no answer within {CONNECT_WITHIN_S} s"),
         ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),
         ConnectionError::MqttState(StateError::ConnectionAborted) => {

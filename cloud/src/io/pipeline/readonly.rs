@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 /// How often it is tried whether the store takes writes again.
 const TRY_SECONDS: u64 = 5;
 /// When turned-away devices may come back.
-const RETRY_S: u64 = 60;
+const RETRY_S: u64 = 15;
 
 /// The store takes no writes.
 pub(super) struct ReadOnly {

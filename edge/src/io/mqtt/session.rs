@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rumqttc::Error as PacketError;
 use rumqttc::{
     AsyncClient, Broker, ConnAck, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
     Outgoing, Packet, PubAck, PubAckReason, Publish, PublishOptions, QoS, StateError, SubAck,
@@ -411,9 +412,10 @@ fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
 
 fn reason(error: &ConnectionError, host: &str) -> String {
     match error {
-        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
-            words(error, host).unwrap_or_else(|| error.to_string())
-        }
+        ConnectionError::Io(error)
+        | ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
+        ) => words(error, host).unwrap_or_else(|| error.to_string()),
         ConnectionError::Timeout(_) => format!("no answer within {CONNECT_WITHIN_S} s"),
         ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
