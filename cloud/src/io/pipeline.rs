@@ -28,7 +28,7 @@ use super::query::Desk;
 use super::serve::ServeError;
 use super::store::{Store, StoreError};
 use super::verify::{Said, Verifier};
-use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict};
+use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict, named_entry};
 use crate::config::Config;
 use crate::ledger::entry::{Cause, Entry};
 use crate::ledger::{Broken, Ledger};
@@ -250,7 +250,12 @@ impl Pipeline {
                     fleet,
                     kid,
                     command,
-                } => turn.command(fleet.as_ref(), &kid, &command)?,
+                } => {
+                    if let (Some(named), Some(store)) = (named_entry(&command), &self.store) {
+                        turn.show(store.reader().entry(named)?);
+                    }
+                    turn.command(fleet.as_ref(), &kid, &command)?
+                }
                 Said::Probe | Said::Nothing => Verdict::Done,
             };
             match verdict {

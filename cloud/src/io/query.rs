@@ -6,8 +6,6 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use simquota_shared::units::EntryNumber;
-
 use super::pipeline::{Inbox, Notice};
 use super::store::Reader;
 use crate::charging::Query;
@@ -92,7 +90,7 @@ impl Drop for Desk {
 
 fn answer_all(waiting: &Receiver<Job>, inbox: &Inbox, asked: &Asked, stop: &AtomicBool) {
     for Job { query, reader } in waiting {
-        let entries = reader.entries(EntryNumber::ZERO).map(|entry| {
+        let entries = reader.entries(query.from()).map(|entry| {
             if stop.load(Ordering::Relaxed) {
                 return Err("the service stops: ask again later".to_owned());
             }
