@@ -35,6 +35,8 @@ mod room;
 mod rules;
 mod shelf;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::collections::BTreeMap;

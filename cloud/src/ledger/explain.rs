@@ -10,7 +10,7 @@ use super::entry::{Cause, Credit, Entry, Segment, Usage};
 
 mod rule;
 
-pub use rule::refusal;
+pub use rule::{refusal, utc};
 
 /// One row of an explanation: entry number, time, patent steps, words, movements.
 #[must_use]

@@ -31,7 +31,7 @@ impl Ledger {
                 Ok(())
             }
             Cause::Overdrawn(overdrawn) => self.overdraw(entry, overdrawn),
-            Cause::Refunded(refunded) => self.refund(refunded),
+            Cause::Refunded(refunded) => self.refund(entry, refunded),
             Cause::Crossed(crossed) => self.cross(crossed),
             Cause::LimitsSet(set) => self.set_limits(entry, set),
             Cause::WindowsTurned(turned) => self.turn_windows(entry, turned),
@@ -205,12 +205,16 @@ impl Ledger {
         left.ok_or(Broken::Balance("a package's overage can't give that many"))
     }
 
-    fn refund(&mut self, refunded: &Refunded) -> Result<(), Broken> {
+    fn refund(&mut self, entry: &Entry, refunded: &Refunded) -> Result<(), Broken> {
         let sum = self.refunds.entry(refunded.of).or_default();
         *sum = sum
             .checked_add(refunded.octets.value())
             .ok_or(Broken::Balance("refunds overflow"))?;
-        Ok(())
+        match entry.subject {
+            // Forgiving may have been the last of its debt.
+            Subject::Device(_) => self.settle_debt(entry),
+            Subject::Fleet(_) | Subject::Platform => Ok(()),
+        }
     }
 
     fn cross(&mut self, crossed: &Crossed) -> Result<(), Broken> {

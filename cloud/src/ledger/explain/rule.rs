@@ -213,7 +213,8 @@ fn until(lead: &str, until: Option<UnixMillis>) -> String {
 }
 
 /// A time for people, UTC: `2026-11-22T10:30:00Z`.
-pub(crate) fn utc(at: UnixMillis) -> String {
+#[must_use]
+pub fn utc(at: UnixMillis) -> String {
     i64::try_from(at.value())
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
