@@ -77,7 +77,7 @@ fn bad_commands_are_refused_by_name_change_nothing_and_stand_in_the_trail() {
     world.buy("p", None, 1000, &[]);
     world.ops("fleet-create", &[("fleet", t("trams"))]);
     let order = |name: &'static str, args: Vec<(&'static str, Value)>| (name, args);
-    let bad: Vec<((&str, Vec<(&str, Value)>), &str)> = vec![
+    let bad = [
         (
             order("package-buy", vec![("volume", Value::Integer(-5))]),
             "bad-arguments",
