@@ -300,12 +300,20 @@ impl Turn<'_> {
     }
 
     fn bounds(&self, device: &Device, want: Octets, room: &Room) -> Bounds {
-        let sharers = self
-            .ledger
-            .index
+        let index = &self.ledger.index;
+        let members = index
             .members
             .get(&device.fleet)
             .map_or(1, |members| members.len() as u64);
+        let holds = device.axis().is_some_and(Axis::has_lease);
+        let leased = index.leased.get(&device.fleet).copied().unwrap_or_default();
+        // Who has nothing yet shares with those who have nothing either: when all ask at once, the last one gets what
+        // is left and nothing stays behind. Who has a grant leaves as much for each of the others.
+        let sharers = if holds {
+            members
+        } else {
+            members.saturating_sub(leased)
+        };
         Bounds {
             octets: within_policy(self.rules, want).min(room.all),
             pool_octets: room.pool,

@@ -495,6 +495,16 @@ impl Ledger {
             if let Some(lease_until) = before {
                 self.index.leases.remove(&(lease_until, id.clone(), epoch));
             }
+            if before.is_some() != after.is_some()
+                && let Some(device) = self.devices.get(&id)
+            {
+                let fleet = device.fleet.clone();
+                let count = self.index.leased.entry(fleet).or_default();
+                *count = match after {
+                    Some(_) => count.saturating_add(1),
+                    None => count.saturating_sub(1),
+                };
+            }
             if let Some(lease_until) = after {
                 self.index.leases.insert((lease_until, id, epoch));
             }

@@ -195,6 +195,8 @@ pub struct Index {
     pub free_sims: BTreeSet<Iccid>,
     /// When leases run out.
     pub leases: BTreeSet<(UnixMillis, DeviceId, Epoch)>,
+    /// Epochs with a lease, by fleet: who of it holds a grant.
+    pub leased: BTreeMap<FleetId, u64>,
     /// When packages end.
     pub ends: BTreeSet<(UnixMillis, PackageId)>,
     /// Devices in debt by fleet, oldest debt first.
@@ -285,6 +287,7 @@ impl Ledger {
             for (epoch, axis) in &device.epochs {
                 if axis.has_lease() {
                     index.leases.insert((axis.lease_until, id.clone(), *epoch));
+                    *index.leased.entry(device.fleet.clone()).or_default() += 1;
                 }
             }
         }

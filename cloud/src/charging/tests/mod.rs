@@ -15,6 +15,7 @@ mod limits;
 mod money;
 mod packages;
 mod plans;
+mod pool;
 mod published;
 mod refunds;
 
@@ -170,6 +171,7 @@ impl World {
         let mut kept = self.ledger.index.clone();
         kept.waiting.retain(|_, devices| !devices.is_empty());
         kept.open.retain(|_, packages| !packages.is_empty());
+        kept.leased.retain(|_, count| *count > 0);
         assert_eq!(indexed.index, kept, "look-ups are what a restart finds");
         result
     }
