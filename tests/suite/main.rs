@@ -9,6 +9,8 @@
 
 mod broker;
 mod demo;
+mod flows;
+mod hand;
 mod kills;
 mod mistakes;
 mod pool;

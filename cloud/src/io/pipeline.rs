@@ -8,6 +8,7 @@
 mod inbox;
 mod operators;
 mod post;
+mod publisher;
 mod upkeep;
 mod watch;
 
@@ -34,6 +35,7 @@ use crate::ledger::entry::{Cause, Entry};
 use crate::ledger::{Broken, Ledger};
 use operators::Operators;
 use post::{Post, Sent};
+use publisher::Publisher;
 use watch::{JumpWatch, ProbeWatch};
 
 /// How often a message is tried before it is rejected.
@@ -41,6 +43,8 @@ const TRIES: u32 = 3;
 const SECOND_MS: u64 = 1000;
 /// Parts of answers that one loop sends, so that a long answer does not hold up the devices.
 const ANSWERS_A_LOOP: usize = 32;
+/// Events that one loop sends.
+const EVENTS_A_LOOP: usize = 32;
 /// Parts of answers that wait; a further answer is dropped, its asker asks again.
 const ANSWERS_MAX: usize = 20_000;
 const ANSWER_PAUSE: Duration = Duration::from_millis(5);
@@ -76,6 +80,7 @@ pub(super) struct Pipeline {
     inbox: Arc<Inbox>,
     desk: Desk,
     operators: Operators,
+    publisher: Publisher,
     answers: VecDeque<Outgoing>,
     probes: ProbeWatch,
     jumps: JumpWatch,
@@ -99,6 +104,8 @@ pub(super) struct Parts {
     pub(super) node_key: ed25519_dalek::SigningKey,
     pub(super) inbox: Arc<Inbox>,
     pub(super) desk: Desk,
+    /// Up to where events were published.
+    pub(super) published: EntryNumber,
 }
 
 impl Pipeline {
@@ -122,6 +129,7 @@ impl Pipeline {
             inbox: parts.inbox,
             desk: parts.desk,
             operators: Operators::new(config.node.clone(), limits.rejected_per_s),
+            publisher: Publisher::new(parts.published),
             answers: VecDeque::new(),
             probes: ProbeWatch::new(config.broker.self_test),
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
@@ -157,6 +165,7 @@ impl Pipeline {
                 self.batch(&taken.deliveries)?;
             }
             self.send_answers();
+            self.send_events();
             if taken.stop {
                 return self.finish();
             }
@@ -256,6 +265,10 @@ impl Pipeline {
                     }
                     turn.command(fleet.as_ref(), &kid, &command)?
                 }
+                Said::Event(entry) => {
+                    self.publisher.came_back(entry);
+                    Verdict::Done
+                }
                 Said::Probe | Said::Nothing => Verdict::Done,
             };
             match verdict {
@@ -285,6 +298,7 @@ impl Pipeline {
             return Err(StoreError::Poisoned(self.store_folder.clone()).into());
         };
         store.commit(entries)?;
+        self.publisher.look(&self.ledger, entries);
         let decided = entries
             .iter()
             .filter(|entry| matches!(entry.cause, Cause::Credit(_)))
@@ -332,6 +346,15 @@ impl Pipeline {
                 self.post.count_unsent();
             }
         }
+    }
+
+    /// Sends events that are new, and those again that did not come back.
+    fn send_events(&mut self) {
+        if !self.post.is_connected(Lane::Control) {
+            return;
+        }
+        let due = self.publisher.due(clock::monotonic_ms(), EVENTS_A_LOOP);
+        self.send_all(&due, Deadline::within_ms(0));
     }
 
     /// Sends some parts of answers out of the journal. What finds no place stays for the next loop.

@@ -5,6 +5,7 @@
 //! checkpoint  "c" entry number (8) part (4)       part of a ledger's CBOR
 //! checkpoint  "h" entry number (8)                [octets, parts, SHA-256]: the parts above are complete
 //! checkpoint  "format"                            1
+//! checkpoint  "published"                         the entry up to which events were published
 //! ```
 //!
 //! Only the journal is written in the hot path: one row and one sync for each batch, appended in key order. A
@@ -31,6 +32,7 @@ use crate::ledger::entry::Entry;
 
 const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: u64 = 1;
+const PUBLISHED_KEY: &[u8] = b"published";
 /// Small memtables: a commit that waits for one to be written out waits for so much.
 const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
 
@@ -152,6 +154,33 @@ impl Store {
         self.put_durably(&self.journal, &first.number.value().to_be_bytes(), octets)?;
         self.last = last.number;
         Ok(())
+    }
+
+    /// Up to which entry events were published.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the row can't be read.
+    pub fn published(&self) -> Result<EntryNumber, StoreError> {
+        let row = self
+            .checkpoints
+            .get(PUBLISHED_KEY)
+            .map_err(|error| StoreError::from_fjall(&self.folder, "read", error))?;
+        match row {
+            Some(octets) => serde_cbor::from_slice(&octets)
+                .map_err(|error| StoreError::damaged(&self.folder, error.to_string())),
+            None => Ok(EntryNumber::ZERO),
+        }
+    }
+
+    /// Keeps up to which entry events were published. It is durable with the next commit.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the journal is not touched by it.
+    pub fn keep_published(&mut self, entry: EntryNumber) -> Result<(), StoreError> {
+        let octets = self.encoded(&entry)?;
+        self.checkpoints
+            .insert(PUBLISHED_KEY, octets)
+            .map_err(|error| StoreError::from_fjall(&self.folder, "written", error))
     }
 
     fn put_durably(

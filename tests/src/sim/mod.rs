@@ -23,6 +23,7 @@ mod dice;
 mod mutant;
 mod plan;
 pub mod plot;
+mod rule;
 mod run;
 mod story;
 

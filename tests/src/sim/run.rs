@@ -125,11 +125,13 @@ const FAULTS: [Fault; 14] = [
 pub(super) struct Simulation {
     pub(super) now: u64,
     pub(super) dice: Dice,
+    /// What managers order beyond packages: a stream of its own.
+    pub(super) rules: Dice,
     pub(super) plan: Plan,
     pub(super) size: Size,
     pub(super) mutant: Option<Mutant>,
     pub(super) devices: Vec<Device>,
-    names: Vec<DeviceId>,
+    pub(super) names: Vec<DeviceId>,
     pub(super) cloud: Cloud,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -193,6 +195,7 @@ pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bo
         restored: false,
         positions: Positions::default(),
         dice,
+        rules: Dice::new(seed.wrapping_add(0x0072_756c_6573)),
     };
     simulation.begin();
     simulation.live();
@@ -984,7 +987,12 @@ impl Simulation {
             Fault::Rollback => self.rollback(n),
             Fault::BackupRestore => self.restore_backup(),
             Fault::Command => self.fleet_command(n),
-            Fault::TopUp => self.top_up(n),
+            Fault::TopUp => {
+                self.top_up(n);
+                if self.rules.permille(600) {
+                    self.rule(n);
+                }
+            }
         }
     }
 
@@ -1228,9 +1236,23 @@ impl Simulation {
         }
     }
 
-    fn order(
+    pub(super) fn order(
         &mut self,
         fleet: &simquota_shared::ids::FleetId,
+        name: &str,
+        pairs: &[(&str, serde_cbor::Value)],
+    ) {
+        self.order_at(Some(fleet), name, pairs);
+    }
+
+    /// An admin's order.
+    pub(super) fn order_ops(&mut self, name: &str, pairs: &[(&str, serde_cbor::Value)]) {
+        self.order_at(None, name, pairs);
+    }
+
+    fn order_at(
+        &mut self,
+        fleet: Option<&simquota_shared::ids::FleetId>,
         name: &str,
         pairs: &[(&str, serde_cbor::Value)],
     ) {
@@ -1238,7 +1260,7 @@ impl Simulation {
             return;
         }
         let before = self.cloud.journal.len();
-        match self.cloud.order(Some(fleet), name, pairs, self.now) {
+        match self.cloud.order(fleet, name, pairs, self.now) {
             Ok(outgoing) => {
                 self.tell_entries(before);
                 self.check_entries(before);
@@ -1258,6 +1280,7 @@ impl Simulation {
         let fleet = cloud::fleet();
         self.cloud.down_until = None;
         self.schedule_turn();
+        self.lift_limits();
         for n in 0..self.devices.len() {
             // A backup may be older than a suspension: then only the device knows of it, and somebody must resume it.
             let told = self.devices[n]
