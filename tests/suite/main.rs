@@ -9,6 +9,7 @@
 
 mod broker;
 mod demo;
+mod events;
 mod flows;
 mod hand;
 mod kills;
@@ -17,6 +18,7 @@ mod pool;
 mod process;
 mod refused;
 mod remainder;
+mod rules;
 mod simulator;
 mod tidy;
 mod traces;

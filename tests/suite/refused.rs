@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rumqttc::v5::mqttbytes::v5::Packet;
 use simquota_cloud::io::keys::KeyFolder;
-use simquota_shared::codec::{decode, encode};
+use simquota_shared::codec::decode;
 use simquota_shared::envelope::{Kid, open_signed, seal};
 use simquota_shared::ids::{Iccid, Text, ZoneId};
 use simquota_shared::message::{

@@ -418,13 +418,6 @@ impl Ledger {
         ended: Option<UnixMillis>,
     ) -> Result<(), Broken> {
         let id = self.subject_id(entry)?.clone();
-        if self
-            .devices
-            .get(&id)
-            .is_some_and(|device| device.spent.is_some())
-        {
-            self.count_use(entry, &id, (epoch, to), ended)?;
-        }
         let debited = entry
             .moves
             .iter()
@@ -438,10 +431,15 @@ impl Ledger {
             .debited
             .checked_add(debited.value())
             .ok_or(Broken::Balance("a device's debits overflow"))?;
+        let counts = device.spent.is_some();
         if device.debt > Octets::ZERO && device.debt_since.is_none() {
             device.debt_since = Some(entry.number);
             let key = (device.fleet.clone(), entry.number, id);
             self.index.debtors.insert(key);
+        }
+        if counts {
+            let id = self.subject_id(entry)?.clone();
+            self.count_use(entry, &id, (epoch, to), ended)?;
         }
         self.change_axis(entry, epoch, |axis| {
             let taken = axis.pop_front(from_segments);
