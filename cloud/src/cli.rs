@@ -13,8 +13,11 @@ mod init;
 mod ledger;
 mod package;
 mod platform;
+mod record;
+mod rule;
 mod serve;
 mod show;
+mod time;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId, PackageId, ZoneId};
-use simquota_shared::units::{Octets, parse_octets};
+use simquota_shared::units::{Octets, UnixMillis, parse_octets};
 
 pub use ask::Refused;
 
@@ -116,12 +119,35 @@ enum Command {
     /// Devices
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Plans: packages that come anew each day, week or month
+    #[command(subcommand)]
+    Plan(rule::PlanCommand),
+    /// Rules that buy a package when another one is used up
+    #[command(subcommand)]
+    TopUp(rule::TopUpCommand),
+    /// Money of fleets, in minor units: pay in and out
+    #[command(subcommand)]
+    Money(rule::MoneyCommand),
+    /// Give back a deduction, or a part of it, by the number of its entry (see `explain`)
+    #[command(after_help = "Example: simquota-cloud refund 4711 --volume 2MB --why 'wrong zone'")]
+    Refund(rule::RefundArgs),
+    /// Show packages and devices of a fleet as they were at a time
+    #[command(after_help = "Example: simquota-cloud balance --at 2026-11-01T00:00:00Z")]
+    Balance(record::BalanceArgs),
+    /// Write charging data records, from an entry on; the last line of talk says where to go on
+    #[command(after_help = "Example: simquota-cloud export --from 4711 --format jsonl > cdr.jsonl")]
+    Export(record::ExportArgs),
     /// Add up the whole journal anew and check every identity
-    #[command(after_help = "Example: simquota-cloud audit --offline   (the service is stopped)")]
+    #[command(
+        after_help = "Examples:\n  simquota-cloud audit --offline          (the service is stopped)\n  simquota-cloud audit --store COPY       (a copy of the folder 'ledger')"
+    )]
     Audit {
         /// Read the store itself, which no service may have open
         #[arg(long)]
         offline: bool,
+        /// Read this store: a copy, for example of a backup
+        #[arg(long, value_name = "FOLDER")]
+        store: Option<PathBuf>,
     },
     /// Write a broker's access control: everybody to their own topics, passwords derived from keys
     #[command(
@@ -152,13 +178,19 @@ enum Command {
         replace: bool,
     },
     /// Say where each octet of a device went, with the steps of the patent
-    #[command(after_help = "Example: simquota-cloud explain tracker-1 --fleet acme")]
+    #[command(
+        after_help = "Examples:\n  simquota-cloud explain tracker-1 --since 2h\n  simquota-cloud explain --fleet acme   (its pool, and every command of its managers)"
+    )]
     Explain {
-        /// Which device
-        device: DeviceId,
+        /// Which device; none: what concerns the fleet as a whole
+        #[arg(required_unless_present = "fleet")]
+        device: Option<DeviceId>,
         /// Its fleet; found out when there are few
         #[arg(long)]
         fleet: Option<FleetId>,
+        /// From this time on: 2026-11-22T10:30:00Z, or 90s, 30m, 2h, 3d ago
+        #[arg(long, value_name = "TIME", value_parser = time::parse)]
+        since: Option<UnixMillis>,
     },
 }
 
@@ -168,6 +200,34 @@ enum FleetCommand {
     #[command(after_help = "Example: simquota-cloud fleet create acme")]
     Create {
         /// Its name: a-z, 0-9 and '-'
+        fleet: FleetId,
+    },
+    /// Show a fleet's totals, limits, rules and money
+    Show {
+        /// Which
+        fleet: FleetId,
+    },
+    /// Set all limits of a fleet; those not given are none
+    #[command(
+        after_help = "Example: simquota-cloud fleet limits acme --device-day 5MB --pool-month 10GB --place Europe/Berlin"
+    )]
+    Limits(rule::LimitArgs),
+    /// Choose the percentages at which a fleet hears of the use of its packages
+    #[command(after_help = "Example: simquota-cloud fleet thresholds acme 50 80 100")]
+    Thresholds {
+        /// Which
+        fleet: FleetId,
+        /// They, rising
+        percents: Vec<u64>,
+    },
+    /// Stop the data of all devices, durably
+    Suspend {
+        /// Which
+        fleet: FleetId,
+    },
+    /// Let them ask again
+    Resume {
+        /// Which
         fleet: FleetId,
     },
 }
@@ -257,6 +317,43 @@ enum PackageCommand {
         #[arg(long)]
         fleet: FleetId,
     },
+    /// Deduct octets from what a package has available
+    Debit {
+        /// Which package
+        package: PackageId,
+        /// Its fleet
+        #[arg(long)]
+        fleet: FleetId,
+        /// How much, for example 5MB
+        #[arg(long, value_parser = amount)]
+        volume: Octets,
+        /// Why, for the record
+        #[arg(long)]
+        why: String,
+    },
+    /// Move available octets to another package, or to a new one for a device or the pool
+    #[command(
+        after_help = "Example: simquota-cloud package move pool-1 --fleet acme --device tracker-1 --volume 5MB --why 'long trip'"
+    )]
+    Move {
+        /// Out of this package
+        package: PackageId,
+        /// Its fleet
+        #[arg(long)]
+        fleet: FleetId,
+        /// Into this one; a new one when not given
+        #[arg(long, conflicts_with = "device")]
+        to: Option<PackageId>,
+        /// The new one is for this device; for the pool when not given
+        #[arg(long)]
+        device: Option<DeviceId>,
+        /// How much, for example 5MB
+        #[arg(long, value_parser = amount)]
+        volume: Octets,
+        /// Why, for the record
+        #[arg(long)]
+        why: String,
+    },
     /// Credit octets to a package
     Credit {
         /// Which package
@@ -287,6 +384,21 @@ struct BuyArgs {
     /// Valid for so many days; without end when not given
     #[arg(long)]
     days: Option<u64>,
+    /// Valid for so many days from its first use on
+    #[arg(long, value_name = "DAYS", conflicts_with = "days")]
+    first_use_days: Option<u64>,
+    /// Not to be used before this: 2026-11-22T10:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    from: Option<UnixMillis>,
+    /// Valid until then, used or not
+    #[arg(long, value_name = "TIME", value_parser = time::parse, conflicts_with = "days")]
+    until: Option<UnixMillis>,
+    /// Octets that may be used beyond the volume, instead of a cut
+    #[arg(long, value_parser = amount)]
+    overage: Option<Octets>,
+    /// What it costs, in minor units of the fleet's money
+    #[arg(long, value_name = "AMOUNT")]
+    price: Option<u64>,
     /// Where it is valid, may be given several times; everywhere when not given
     #[arg(long = "zone", value_name = "ZONE")]
     zones: Vec<ZoneId>,
@@ -331,6 +443,8 @@ enum DeviceCommand {
     },
     /// Believe it again; it stays suspended until it is resumed
     Readmit(DeviceArgs),
+    /// Set its own limits; none of both: the fleet's hold
+    Limits(rule::DeviceLimitArgs),
 }
 
 #[derive(Debug, Args)]
@@ -383,7 +497,22 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init { broker, node } => init::run(common, broker.as_deref(), node.as_deref()),
         Command::Serve => serve::run(common),
-        Command::Fleet(FleetCommand::Create { fleet }) => platform::create_fleet(common, &fleet),
+        Command::Fleet(command) => match command {
+            FleetCommand::Create { fleet } => platform::create_fleet(common, &fleet),
+            FleetCommand::Show { fleet } => rule::show_fleet(common, &fleet, "fleet-show"),
+            FleetCommand::Limits(limits) => rule::limits(common, &limits),
+            FleetCommand::Thresholds { fleet, percents } => {
+                rule::thresholds(common, &fleet, &percents)
+            }
+            FleetCommand::Suspend { fleet } => rule::show_fleet(common, &fleet, "fleet-suspend"),
+            FleetCommand::Resume { fleet } => rule::show_fleet(common, &fleet, "fleet-resume"),
+        },
+        Command::Plan(command) => rule::plan(common, command),
+        Command::TopUp(command) => rule::top_up(common, command),
+        Command::Money(command) => rule::money(common, &command),
+        Command::Refund(refund) => rule::refund(common, &refund),
+        Command::Balance(balance) => record::balance(common, &balance),
+        Command::Export(export) => record::export(common, &export),
         Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
         Command::Enrol(EnrolArgs { batch, device, of }) => match (batch, device, of) {
             (Some(EnrolCommand::Batch(command)), _, _) => match command {
@@ -418,7 +547,27 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
                 fleet,
                 volume,
                 why,
-            } => package::credit(common, &package, &fleet, volume, &why),
+            } => package::amend(common, "package-credit", &package, &fleet, volume, &why),
+            PackageCommand::Debit {
+                package,
+                fleet,
+                volume,
+                why,
+            } => package::amend(common, "package-debit", &package, &fleet, volume, &why),
+            PackageCommand::Move {
+                package,
+                fleet,
+                to,
+                device,
+                volume,
+                why,
+            } => package::move_octets(
+                common,
+                (&package, to.as_ref(), device.as_ref()),
+                &fleet,
+                volume,
+                &why,
+            ),
         },
         Command::Device(command) => match command {
             DeviceCommand::List { fleet } => device::list(common, fleet.as_ref()),
@@ -432,15 +581,21 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
                 access::shut_out(common, &which, why.as_deref())
             }
             DeviceCommand::Readmit(which) => access::readmit(common, &which),
+            DeviceCommand::Limits(limits) => rule::device_limits(common, &limits),
         },
-        Command::Audit { offline: false } => ledger::audit(common),
-        Command::Audit { offline: true } => ledger::audit_offline(common),
+        Command::Audit {
+            store: Some(store), ..
+        } => ledger::audit_store(common, &store),
+        Command::Audit { offline: false, .. } => ledger::audit(common),
+        Command::Audit { offline: true, .. } => ledger::audit_offline(common),
         Command::Backup { name } => backup::run(common, &name),
         Command::Restore { file, replace } => backup::restore(common, &file, replace),
         Command::Acl { kind, out } => acl::run(common, kind, &out),
-        Command::Explain { device, fleet } => {
-            ledger::explain(common, &DeviceArgs { device, fleet })
-        }
+        Command::Explain {
+            device,
+            fleet,
+            since,
+        } => ledger::explain(common, device, fleet, since),
     }
 }
 

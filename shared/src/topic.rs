@@ -208,6 +208,12 @@ pub mod filter {
         .collect()
     }
 
+    /// Events of all fleets: the cloud hears its own, and so knows that they are published.
+    #[must_use]
+    pub fn events() -> String {
+        format!("{PREFIX}f/+/event")
+    }
+
     /// Replies to one manager of one fleet.
     #[must_use]
     pub fn fleet_reply(fleet: &FleetId, key: &KeyId) -> String {

@@ -12,7 +12,8 @@ use simquota_shared::units::Epoch;
 use simquota_tests::process::{Child, LIMIT};
 
 use crate::broker::client::Client;
-use crate::refused::{Hand, answer, registration};
+use crate::hand::{Hand, answer};
+use crate::refused::registration;
 use crate::world::{World, steady};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");

@@ -5,76 +5,19 @@ use std::collections::BTreeMap;
 
 use rumqttc::v5::mqttbytes::v5::Packet;
 use simquota_cloud::io::keys::KeyFolder;
-use simquota_shared::codec::{decode, encode};
-use simquota_shared::envelope::{Key, Kid, Received, open_signed, seal};
-use simquota_shared::ids::{DeviceId, Iccid, Text, ZoneId};
+use simquota_shared::codec::decode;
+use simquota_shared::envelope::{Kid, open_signed, seal};
+use simquota_shared::ids::{Iccid, Text, ZoneId};
 use simquota_shared::message::{
     CreditAnswer, CreditRequest, Kind, Reason, RegisterAnswer, RegisterRequest, Rejected, UsageAck,
     UsageBatch,
 };
-use simquota_shared::topic::{Down, Topic, Up};
+use simquota_shared::topic::{Down, Up};
 use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq};
 
 use crate::broker::client::Client;
-use crate::world::{Device, World};
-
-/// A device made by hand, over plain MQTT.
-pub(crate) struct Hand {
-    id: DeviceId,
-    kid: Kid,
-    key: Key,
-}
-
-impl Hand {
-    pub(crate) fn of(device: &Device) -> Self {
-        let text = crate::world::read(&device.folder.join("edge.key"));
-        let mut parts = text.trim().split(':').skip(1);
-        let id = parts.next().unwrap().parse().unwrap();
-        let (name, generation) = parts.next().unwrap().split_once('/').unwrap();
-        let kid = Kid {
-            name: name.to_owned(),
-            generation: generation.parse().unwrap(),
-        };
-        Self {
-            id,
-            kid,
-            key: Key::from_hex(parts.next().unwrap()).unwrap(),
-        }
-    }
-
-    pub(crate) fn up(&self, up: Up) -> String {
-        Topic::Up(self.id.clone(), up).to_string()
-    }
-
-    pub(crate) fn sealed<T: serde::Serialize>(&self, up: Up, message: &T) -> Vec<u8> {
-        seal(
-            &self.key,
-            &self.kid,
-            &self.up(up),
-            &encode(message).unwrap(),
-        )
-        .unwrap()
-    }
-}
-
-pub(crate) async fn answer<T: serde::de::DeserializeOwned>(
-    client: &mut Client,
-    hand: &Hand,
-    down: Down,
-) -> (T, Vec<u8>) {
-    let topic = Topic::Down(hand.id.clone(), down).to_string();
-    let octets = client
-        .until(|packet| match packet {
-            Packet::Publish(publish) if publish.topic.as_ref() == topic.as_bytes() => {
-                Some(publish.payload.to_vec())
-            }
-            _ => None,
-        })
-        .await;
-    let received = Received::parse(&octets).unwrap();
-    let payload = received.verify(&hand.key, &topic).unwrap().to_vec();
-    (decode(&payload).unwrap(), payload)
-}
+use crate::hand::{Hand, answer};
+use crate::world::World;
 
 pub(crate) fn registration() -> RegisterRequest {
     RegisterRequest {

@@ -6,11 +6,12 @@
 
 use simquota_shared::code::Code;
 use simquota_shared::envelope::Kid;
-use simquota_shared::ids::{DeviceId, PackageId};
+use simquota_shared::ids::DeviceId;
 use simquota_shared::message::{CreditAnswer, CreditRequest, FinalAction, Kind, Policy};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Octets, Push, UnixMillis};
 
+use super::room::Room;
 use super::shelf::{Bounds, Shelf, within_policy};
 use super::usage::{Sums, pocket};
 use super::{Turn, Verdict, encoded};
@@ -18,7 +19,7 @@ use crate::ledger::account::{Move, Pocket};
 use crate::ledger::chain::digest;
 use crate::ledger::device::{Axis, Device, Last};
 use crate::ledger::entry::{Cause, Credit, Pushed, Segment, Subject};
-use crate::ledger::{Broken, Ledger, total};
+use crate::ledger::{Broken, total};
 
 /// A decision on a request, before it is written down.
 struct Plan {
@@ -199,11 +200,13 @@ impl Turn<'_> {
         } else {
             position
         };
-        let denied = device.suspended || request.kind == Kind::Final;
+        let suspended = self.is_suspended(device);
+        let denied = suspended || request.kind == Kind::Final;
+        let room = self.room(device, axis, kept, &released, &appended);
         let granted = if denied {
             Vec::new()
         } else {
-            shelf.grant(self.bounds(device, request.want))
+            shelf.grant(self.bounds(device, request.want, &room))
         };
         let size = total(&granted)?;
         appended.extend(granted);
@@ -219,7 +222,7 @@ impl Turn<'_> {
         let ceiling = base
             .checked_add(size.value())
             .ok_or(Broken::Balance("a ceiling overflows"))?;
-        let code = match (request.kind, device.suspended) {
+        let code = match (request.kind, suspended) {
             (Kind::Final, _) => Code::SUCCESS,
             (Kind::Initial | Kind::Update, true) => Code::SERVICE_DENIED,
             (Kind::Initial | Kind::Update, false)
@@ -230,14 +233,14 @@ impl Turn<'_> {
             (Kind::Initial | Kind::Update, false) => Code::SUCCESS,
         };
         let last_unit =
-            request.kind != Kind::Final && code != Code::SERVICE_DENIED && shelf.left() == 0;
+            request.kind != Kind::Final && code != Code::SERVICE_DENIED && shelf.is_empty();
         let (valid_until, lease_until) = self.validity(
             device,
             axis,
             (request.kind, continues),
             kept,
             &appended,
-            code,
+            (code, room.until),
         )?;
         Ok(Plan {
             code,
@@ -296,15 +299,24 @@ impl Turn<'_> {
         filled
     }
 
-    fn bounds(&self, device: &Device, want: Octets) -> Bounds {
-        let sharers = self
-            .ledger
-            .index
+    fn bounds(&self, device: &Device, want: Octets, room: &Room) -> Bounds {
+        let index = &self.ledger.index;
+        let members = index
             .members
             .get(&device.fleet)
             .map_or(1, |members| members.len() as u64);
+        let holds = device.axis().is_some_and(Axis::has_lease);
+        let leased = index.leased.get(&device.fleet).copied().unwrap_or_default();
+        // Who has nothing yet shares with those who have nothing either: when all ask at once, the last one gets what
+        // is left and nothing stays behind. Who has a grant leaves as much for each of the others.
+        let sharers = if holds {
+            members
+        } else {
+            members.saturating_sub(leased)
+        };
         Bounds {
-            octets: within_policy(self.rules, want),
+            octets: within_policy(self.rules, want).min(room.all),
+            pool_octets: room.pool,
             sharers,
             share_min: self.rules.grant_min.value(),
             validity_min_s: self.rules.validity_min_s,
@@ -319,7 +331,7 @@ impl Turn<'_> {
         (kind, continues): (Kind, bool),
         kept: Octets,
         appended: &[Segment],
-        code: Code,
+        (code, room_until): (Code, Option<UnixMillis>),
     ) -> Result<(Option<UnixMillis>, UnixMillis), Broken> {
         let policy = self.policy_of(device);
         let (kept, _) = axis.split(kept);
@@ -328,7 +340,8 @@ impl Turn<'_> {
             .chain(appended)
             .filter_map(|segment| segment.package.as_ref())
             .filter_map(|package| self.ledger.packages.get(package))
-            .filter_map(|package| package.until)
+            .filter_map(|package| package.end_if_used(self.now))
+            .chain(room_until)
             .min();
         let floor = self.rules.validity_min_s.min(policy.validity_s) * 1000;
         let mut valid_ms = policy.validity_s * 1000;
@@ -446,7 +459,7 @@ impl Turn<'_> {
             .ledger
             .devices
             .get(id)
-            .filter(|device| !device.suspended)
+            .filter(|device| !self.is_suspended(device))
         else {
             return Ok(false);
         };
@@ -461,7 +474,9 @@ impl Turn<'_> {
         }
         let mut shelf = Shelf::of(self.ledger, id, &device.fleet, &last.zone, self.now);
         // A device whose last request only reported may still be shown its new volume.
-        let mut bounds = self.bounds(device, last.want.max(self.rules.grant_min));
+        let kept = Octets(axis.ceiling.beyond(axis.charged));
+        let room = self.room(device, axis, kept, &[], &[]);
+        let mut bounds = self.bounds(device, last.want.max(self.rules.grant_min), &room);
         if let Some(most) = most {
             bounds.octets = bounds.octets.min(most);
         }
@@ -484,7 +499,7 @@ impl Turn<'_> {
         let ceiling = base
             .checked_add(size.value())
             .ok_or(Broken::Balance("a ceiling overflows"))?;
-        let last_unit = shelf.left() == 0;
+        let last_unit = shelf.is_empty();
         let push = last.push.next().ok_or(Broken::Balance("no more pushes"))?;
         let answer = CreditAnswer {
             epoch: device.epoch,
@@ -577,26 +592,4 @@ pub(super) fn reserve(segments: &[Segment]) -> Vec<Move> {
         }
     }
     moves.moves()
-}
-
-impl Ledger {
-    /// Who has a segment of a package: for people who ask why nothing is left.
-    #[must_use]
-    pub fn holders(&self, package: &PackageId) -> Vec<(DeviceId, Octets, UnixMillis)> {
-        let mut holders = Vec::new();
-        for (id, device) in &self.devices {
-            for axis in device.epochs.values() {
-                let octets: u64 = axis
-                    .segments
-                    .iter()
-                    .filter(|segment| segment.package.as_ref() == Some(package))
-                    .map(|segment| segment.octets.value())
-                    .sum();
-                if octets > 0 {
-                    holders.push((id.clone(), Octets(octets), axis.lease_until));
-                }
-            }
-        }
-        holders
-    }
 }

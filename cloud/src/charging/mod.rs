@@ -14,20 +14,31 @@
 //! | `credit` | rules R1-R7: release, reserve, answer |
 //! | `shelf` | which packages pay, how much is granted |
 //! | `usage` | debits by position, overrun, late usage, debt |
+//! | `room` | what limits of the day and the month leave |
 //! | `purchase` | packages bought: debt, uncovered stretches, pushes |
+//! | `prelude` | what stands before a package's use: its begin, permitted overage |
+//! | `alarm` | thresholds and limits crossed, rules that buy because of them |
+//! | `plan`, `calendar` | what is due at a time in a place |
 //! | `sweep` | leases that run out, packages that end |
 //! | `access` | who is believed no longer |
 //! | `command` | what managers and admins ask for |
 
 mod access;
+mod alarm;
+mod calendar;
 mod command;
 mod credit;
+mod plan;
+mod prelude;
 mod purchase;
 mod query;
 mod register;
+mod room;
 mod rules;
 mod shelf;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -45,9 +56,9 @@ use crate::ledger::account::Move;
 use crate::ledger::entry::{Cause, Entry, Subject};
 use crate::ledger::{Broken, Ledger};
 
-pub use command::{CommandError, SIMS_MAX, Scope};
-pub(crate) use query::map as value_map;
+pub use command::{CommandError, SIMS_MAX, Scope, named_entry};
 pub use query::{Address, Query};
+pub(crate) use query::{map as value_map, number, optional, text};
 pub use rules::Rules;
 
 /// Under what a message goes out.
@@ -124,6 +135,8 @@ pub struct Turn<'a> {
     now: UnixMillis,
     /// Where the acknowledgement of a device's epoch stands among the outgoing messages.
     acknowledged: BTreeMap<(DeviceId, Epoch), usize>,
+    /// The entry that the next command names, read from the journal.
+    named: Option<Entry>,
     /// What must be durable before anything is sent.
     pub entries: Vec<Entry>,
     /// What may be sent then, in this order.
@@ -139,6 +152,7 @@ impl<'a> Turn<'a> {
             rules,
             now,
             acknowledged: BTreeMap::new(),
+            named: None,
             entries: Vec::new(),
             outgoing: Vec::new(),
         }
@@ -174,13 +188,20 @@ impl<'a> Turn<'a> {
         if !matches!(request, DeviceRequest::Ack(_)) {
             self.resend_commands(id, kid);
         }
-        match request {
+        let verdict = match request {
             DeviceRequest::Register(request) => self.register(id, kid, &request),
             DeviceRequest::Usage(batch) => self.usage(id, kid, &batch),
             DeviceRequest::Credit(request) => self.credit(id, kid, &request),
             DeviceRequest::Ack(ack) => self.command_ack(id, &ack),
             DeviceRequest::Status(status) => self.status(id, kid, &status),
-        }
+        }?;
+        self.ring()?;
+        Ok(verdict)
+    }
+
+    /// Shows the entry that the next command names ([`named_entry`]), as the journal has it.
+    pub fn show(&mut self, entry: Option<Entry>) {
+        self.named = entry;
     }
 
     /// Carries out a command that was verified under `kid`, on a fleet's topic or (`None`) on `ops`.
@@ -193,7 +214,10 @@ impl<'a> Turn<'a> {
         kid: &Kid,
         command: &FleetCommand,
     ) -> Result<Verdict, Broken> {
-        self.carry_out(fleet, kid, command)
+        let verdict = self.carry_out(fleet, kid, command)?;
+        self.named = None;
+        self.ring()?;
+        Ok(verdict)
     }
 
     /// Lets leases run out and packages end; at most `most` of each. True when more is due.
@@ -201,10 +225,19 @@ impl<'a> Turn<'a> {
     /// # Errors
     /// [`Broken`] when the ledger must be reloaded.
     pub fn sweep(&mut self, most: usize) -> Result<bool, Broken> {
-        self.sweep_due(most)
+        let more = self.sweep_due(most)?;
+        self.ring()?;
+        Ok(more)
     }
 
     fn record(&mut self, subject: Subject, cause: Cause, moves: Vec<Move>) -> Result<(), Broken> {
+        if !self.ledger.index.special.is_empty() {
+            self.prelude(&moves)?;
+        }
+        self.append(subject, cause, moves)
+    }
+
+    fn append(&mut self, subject: Subject, cause: Cause, moves: Vec<Move>) -> Result<(), Broken> {
         let entry = self.ledger.record(self.now, subject, cause, moves)?;
         self.entries.push(entry);
         Ok(())

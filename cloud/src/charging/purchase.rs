@@ -14,35 +14,83 @@ use super::credit::device_kid;
 use super::usage::{device_account, pocket};
 use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
-use crate::ledger::account::{Move, Pocket, Slot};
+use crate::ledger::account::{Account, Move, Pocket, Purse, Slot};
 use crate::ledger::entry::{
     Cause, CommandSettled, Commanded, Covered, DebtPaid, PackageBought, PackageEnded, Segment,
-    Subject,
+    Subject, TermsSet,
 };
+
+/// What is bought, and on what terms.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Purchase {
+    pub(super) bought: PackageBought,
+    pub(super) terms: TermsSet,
+}
+
+impl Purchase {
+    /// A package without terms of its own.
+    pub(super) fn usual(bought: PackageBought) -> Self {
+        let terms = Self::usual_terms(&bought.package);
+        Self { bought, terms }
+    }
+
+    fn usual_terms(package: &PackageId) -> TermsSet {
+        TermsSet {
+            package: package.clone(),
+            from: None,
+            lasts_s: None,
+            overage: Octets::ZERO,
+            price: 0,
+            plan: None,
+        }
+    }
+}
 
 /// How far a command's number jumps when the device turns out to know higher ones than we do.
 const NUMBERS_BEHIND: u64 = 1000;
 
 impl Turn<'_> {
     /// Books a purchase and everything that follows from it.
-    pub(super) fn buy(&mut self, bought: PackageBought) -> Result<(), Broken> {
-        let (package, fleet, device, volume) = (
+    pub(super) fn buy(&mut self, purchase: Purchase) -> Result<(), Broken> {
+        let bought = &purchase.bought;
+        let (package, fleet, device) = (
             bought.package.clone(),
             bought.fleet.clone(),
             bought.device.clone(),
-            bought.volume,
         );
-        let subject = match &device {
+        self.book(purchase)?;
+        self.gained(&package, &fleet, device.as_ref())
+    }
+
+    /// Books a purchase, its terms and its price.
+    pub(super) fn book(&mut self, purchase: Purchase) -> Result<(), Broken> {
+        let Purchase { bought, terms } = purchase;
+        let (package, fleet) = (bought.package.clone(), bought.fleet.clone());
+        let subject = match &bought.device {
             Some(device) => Subject::Device(device.clone()),
             None => Subject::Fleet(fleet.clone()),
         };
-        let moves = vec![Move {
-            from: pocket(&package, Pocket::Volume),
-            to: pocket(&package, Pocket::Available),
-            octets: volume,
-        }];
-        self.record(subject, Cause::PackageBought(bought), moves)?;
-        self.gained(&package, &fleet, device.as_ref())
+        let mut moves = Vec::new();
+        if bought.volume > Octets::ZERO {
+            moves.push(Move {
+                from: pocket(&package, Pocket::Volume),
+                to: pocket(&package, Pocket::Available),
+                octets: bought.volume,
+            });
+        }
+        self.record(subject.clone(), Cause::PackageBought(bought), moves)?;
+        if terms == Purchase::usual_terms(&package) {
+            return Ok(());
+        }
+        let mut paid = Vec::new();
+        if terms.price > 0 {
+            paid.push(Move {
+                from: Account::Fleet(fleet.clone(), Purse::Balance),
+                to: Account::Fleet(fleet, Purse::Spent),
+                octets: Octets(terms.price),
+            });
+        }
+        self.record(subject, Cause::TermsSet(terms), paid)
     }
 
     /// A package gained available octets: debt first, then uncovered stretches, then whoever waits.
@@ -136,7 +184,7 @@ impl Turn<'_> {
         self.ledger
             .packages
             .get(package)
-            .filter(|package| !package.ended)
+            .filter(|package| !package.ended && package.has_begun(self.now))
             .map_or(0, |package| package.balances.available.value())
     }
 
@@ -211,11 +259,31 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Limits of a fleet were lifted or began anew: whoever waits gets what there is, or is told to ask.
+    pub(super) fn nudge(&mut self, fleet: &FleetId) -> Result<(), Broken> {
+        let waiting: Vec<DeviceId> = self
+            .ledger
+            .index
+            .waiting
+            .get(fleet)
+            .into_iter()
+            .flatten()
+            .take(self.rules.pushes_max)
+            .cloned()
+            .collect();
+        for device in waiting {
+            if !self.push(&device, None)? {
+                self.wake(&device)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells a device that was refused and whose refusal is no longer valid to ask again.
     fn wake(&mut self, id: &DeviceId) -> Result<(), Broken> {
         let stuck = self.ledger.devices.get(id).is_some_and(|device| {
             // One wake-up at a time: the one before is still on its way.
-            !device.suspended
+            !self.is_suspended(device)
                 && device.pending.is_empty()
                 && device.axis().is_some_and(|axis| {
                     axis.last.as_ref().is_some_and(|last| {

@@ -1,23 +1,29 @@
 //! Looking: rows for lists, a device, a package; and what is answered out of the journal.
 
+use std::collections::BTreeSet;
+
 use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::envelope::Kid;
-use simquota_shared::ids::{CommandId, DeviceId, FleetId, KeyId, PackageId};
-use simquota_shared::units::UnixMillis;
+use simquota_shared::ids::{CommandId, DeviceId, FleetId, KeyId};
+use simquota_shared::units::{EntryNumber, UnixMillis};
 
 use super::command::{Scope, reply_of};
 use super::{Outgoing, Seal, encoded};
 use crate::ledger::audit::Audit;
+use crate::ledger::cdr;
 use crate::ledger::entry::{Entry, Subject};
 use crate::ledger::explain;
-use crate::ledger::package::Package;
-use crate::ledger::{Broken, Ledger, Owner};
+use crate::ledger::{Broken, Ledger};
+
+mod rows;
+
+pub(super) use rows::{
+    device, device_with_refusal, devices, fleet, package, packages, plan, plans,
+};
 
 /// The most rows of one part of a reply: far below the payload's limit with the longest names.
 const ROWS_A_PART: usize = 50;
-/// The most rows of a list without paging.
-const LIST_MAX: u64 = 1000;
 
 /// To whom an answer goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +50,27 @@ enum What {
     Audit,
     /// The journal is to be written to a file of this name.
     Backup(KeyId),
+    /// What concerns a device, and why it is refused now.
     Explain {
         device: DeviceId,
         since: Option<UnixMillis>,
+        refusal: Option<(UnixMillis, String)>,
+    },
+    /// What concerns a fleet and no device, its managers' commands among it.
+    Trail {
+        fleet: FleetId,
+        since: Option<UnixMillis>,
+    },
+    /// A fleet's packages and devices as they were.
+    Balance {
+        fleet: FleetId,
+        at: UnixMillis,
+    },
+    /// Charging data records.
+    Export {
+        fleet: FleetId,
+        members: BTreeSet<DeviceId>,
+        from: EntryNumber,
     },
 }
 
@@ -58,10 +82,54 @@ impl Query {
         }
     }
 
-    pub(super) fn explain(address: Address, device: DeviceId, since: Option<UnixMillis>) -> Self {
-        Self {
-            address,
-            what: What::Explain { device, since },
+    pub(super) fn explain(
+        address: Address,
+        device: DeviceId,
+        since: Option<UnixMillis>,
+        refusal: Option<(UnixMillis, String)>,
+    ) -> Self {
+        let what = What::Explain {
+            device,
+            since,
+            refusal,
+        };
+        Self { address, what }
+    }
+
+    pub(super) fn trail(address: Address, fleet: FleetId, since: Option<UnixMillis>) -> Self {
+        let what = What::Trail { fleet, since };
+        Self { address, what }
+    }
+
+    pub(super) fn balance(address: Address, fleet: FleetId, at: UnixMillis) -> Self {
+        let what = What::Balance { fleet, at };
+        Self { address, what }
+    }
+
+    pub(super) fn export(
+        address: Address,
+        fleet: FleetId,
+        members: BTreeSet<DeviceId>,
+        from: EntryNumber,
+    ) -> Self {
+        let what = What::Export {
+            fleet,
+            members,
+            from,
+        };
+        Self { address, what }
+    }
+
+    /// The first entry that the answer needs.
+    #[must_use]
+    pub fn from(&self) -> EntryNumber {
+        match &self.what {
+            What::Export { from, .. } => *from,
+            What::Audit
+            | What::Backup(_)
+            | What::Explain { .. }
+            | What::Trail { .. }
+            | What::Balance { .. } => EntryNumber::ZERO,
         }
     }
 
@@ -77,7 +145,7 @@ impl Query {
     pub fn backup_name(&self) -> Option<&KeyId> {
         match &self.what {
             What::Backup(name) => Some(name),
-            What::Audit | What::Explain { .. } => None,
+            _ => None,
         }
     }
 
@@ -89,7 +157,7 @@ impl Query {
         parts(&self.address, value)
     }
 
-    /// Answers from the journal's entries, from the first on.
+    /// Answers from the journal's entries, from [`Query::from`] on.
     ///
     /// # Errors
     /// [`Broken`] when an answer can't be written.
@@ -100,7 +168,25 @@ impl Query {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
             What::Backup(_) => Value::Null,
-            What::Explain { device, since } => explained(entries, device, *since),
+            What::Explain {
+                device,
+                since,
+                refusal,
+            } => {
+                let about = Subject::Device(device.clone());
+                explained(entries, &about, *since, refusal.as_ref())
+            }
+            What::Trail { fleet, since } => {
+                explained(entries, &Subject::Fleet(fleet.clone()), *since, None)
+            }
+            What::Balance { fleet, at } => match balance(entries, fleet, *at) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
+            What::Export { fleet, members, .. } => match exported(entries, fleet, members) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
         };
         parts(&self.address, value)
     }
@@ -108,15 +194,15 @@ impl Query {
 
 fn explained<E: std::fmt::Display>(
     entries: impl Iterator<Item = Result<Entry, E>>,
-    device: &DeviceId,
+    about: &Subject,
     since: Option<UnixMillis>,
+    refusal: Option<&(UnixMillis, String)>,
 ) -> Value {
     let mut rows = Vec::new();
     for entry in entries {
         match entry {
             Ok(entry) => {
-                let concerns = entry.subject == Subject::Device(device.clone());
-                if concerns && since.is_none_or(|since| entry.at >= since) {
+                if entry.subject == *about && since.is_none_or(|since| entry.at >= since) {
                     rows.push(explain::row(&entry));
                 }
             }
@@ -126,7 +212,91 @@ fn explained<E: std::fmt::Display>(
             }
         }
     }
+    if let Some((at, words)) = refusal {
+        rows.push(map([
+            ("entry", Value::Null),
+            ("at", number(at.value())),
+            ("steps", Value::Text(String::new())),
+            ("cause", Value::Text("Refusal".to_owned())),
+            ("words", Value::Text(format!("refused now: {words}"))),
+            ("moves", Value::Array(Vec::new())),
+        ]));
+    }
     Value::Array(rows)
+}
+
+/// A fleet's packages, devices and money as they were at a time: the journal up to there, added up anew.
+fn balance<E: std::fmt::Display>(
+    entries: impl Iterator<Item = Result<Entry, E>>,
+    fleet_id: &FleetId,
+    at: UnixMillis,
+) -> Result<Value, String> {
+    let mut ledger = Ledger::default();
+    for entry in entries {
+        let entry = entry.map_err(|error| error.to_string())?;
+        if entry.at > at {
+            break;
+        }
+        ledger
+            .apply(&entry)
+            .map_err(|broken| format!("entry {}: {broken}", entry.number))?;
+    }
+    Ok(map([
+        ("entry", number(ledger.last.value())),
+        ("at", number(ledger.now.value())),
+        ("fleet", fleet(&ledger, fleet_id)),
+        ("packages", packages(&ledger, fleet_id)),
+        ("devices", devices(&ledger, fleet_id, None, None)),
+    ]))
+}
+
+/// Records of one answer, and entries that are looked at for it: the asker goes on where it ends.
+const EXPORT_ROWS: usize = 2000;
+const EXPORT_ENTRIES: u64 = 200_000;
+
+fn exported<E: std::fmt::Display>(
+    entries: impl Iterator<Item = Result<Entry, E>>,
+    fleet: &FleetId,
+    members: &BTreeSet<DeviceId>,
+) -> Result<Value, String> {
+    let fleet_of = |id: &DeviceId| members.contains(id).then(|| fleet.clone());
+    let mut rows: Vec<Value> = Vec::new();
+    let mut next = None;
+    for (seen, entry) in (1_u64..).zip(entries) {
+        let entry = entry.map_err(|error| error.to_string())?;
+        let own = match &entry.subject {
+            Subject::Device(id) => members.contains(id),
+            Subject::Fleet(id) => id == fleet,
+            Subject::Platform => false,
+        };
+        if own {
+            rows.extend(cdr::rows(&entry, fleet_of));
+        }
+        if rows.len() >= EXPORT_ROWS || seen >= EXPORT_ENTRIES {
+            next = entry.number.next();
+            break;
+        }
+    }
+    // Last, and not a record: where the next answer begins; none when nothing follows.
+    rows.push(map([("next", optional(next, |next| number(next.value())))]));
+    Ok(Value::Array(rows))
+}
+
+fn failed(address: &Address, why: &str) -> Result<Vec<Outgoing>, Broken> {
+    let reply = reply_of(
+        address,
+        Code::INVALID_VALUE,
+        0,
+        true,
+        Value::Null,
+        Some(&format!("damaged-journal: {why}")),
+    );
+    Ok(vec![Outgoing {
+        topic: address.topic(),
+        payload: encoded(&reply)?,
+        retain: false,
+        seal: Seal::Mac(address.kid.clone()),
+    }])
 }
 
 /// Splits a list over as many parts as it needs.
@@ -178,154 +348,6 @@ fn wide(value: u128) -> Value {
     Value::Integer(i128::from(u64::try_from(value).unwrap_or(u64::MAX)))
 }
 
-fn optional<T>(value: Option<T>, show: impl Fn(T) -> Value) -> Value {
+pub(crate) fn optional<T>(value: Option<T>, show: impl Fn(T) -> Value) -> Value {
     value.map_or(Value::Null, show)
-}
-
-pub(super) fn devices(
-    ledger: &Ledger,
-    fleet: &FleetId,
-    after: Option<&DeviceId>,
-    most: Option<u64>,
-) -> Value {
-    let most = usize::try_from(most.unwrap_or(LIST_MAX).min(LIST_MAX)).unwrap_or(usize::MAX);
-    let rows = ledger
-        .index
-        .members
-        .get(fleet)
-        .into_iter()
-        .flatten()
-        .filter(|id| after.is_none_or(|after| *id > after))
-        .take(most)
-        .map(|id| device(ledger, id, ledger.now))
-        .collect();
-    Value::Array(rows)
-}
-
-pub(super) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
-    let Some(found) = ledger.devices.get(id) else {
-        return Value::Null;
-    };
-    let axis = found.axis();
-    let last = axis.and_then(|axis| axis.last.as_ref());
-    let state = match (found.suspended, axis, last) {
-        _ if ledger.access.barred.contains_key(id) => "shut-out",
-        (true, _, _) => "suspended",
-        (false, Some(axis), Some(_)) if axis.open && now < axis.lease_until => "granted",
-        (false, _, Some(_)) if found.waits() => "exhausted",
-        (false, _, Some(_)) => "closed",
-        (false, _, None) => "registered",
-    };
-    let own = ledger.available(&Owner::Device(id.clone()));
-    let pool = ledger.available(&Owner::Pool(found.fleet.clone()));
-    map([
-        ("device", text(id)),
-        ("fleet", text(&found.fleet)),
-        ("enrolment", text(&found.enrolment)),
-        ("generation", number(found.generation)),
-        ("serial", text(&found.serial)),
-        ("model", text(&found.model)),
-        ("firmware", text(&found.firmware)),
-        ("iccid", text(&found.iccid)),
-        ("state", Value::Text(state.to_owned())),
-        ("epoch", number(found.epoch.value())),
-        ("epochs", number(found.epochs.len() as u64)),
-        ("boot", number(found.boot.value())),
-        ("mark", number(axis.map_or(0, |axis| axis.mark.value()))),
-        ("charged", wide(found.charged())),
-        (
-            "charged_epoch",
-            number(axis.map_or(0, |axis| axis.charged.value())),
-        ),
-        (
-            "ceiling",
-            number(axis.map_or(0, |axis| axis.ceiling.value())),
-        ),
-        (
-            "reserved",
-            wide(
-                found
-                    .epochs
-                    .values()
-                    .map(crate::ledger::device::Axis::backed)
-                    .sum(),
-            ),
-        ),
-        ("debited", number(found.debited.value())),
-        ("debt", number(found.debt.value())),
-        ("paid", number(found.paid.value())),
-        ("available", wide(own)),
-        ("pool", wide(pool)),
-        (
-            "requests",
-            number(last.map_or(0, |last| last.number.value())),
-        ),
-        (
-            "code",
-            optional(last, |last| number(u64::from(last.code.0))),
-        ),
-        (
-            "valid_until",
-            optional(last.and_then(|last| last.valid_until), |at| {
-                number(at.value())
-            }),
-        ),
-        (
-            "lease_until",
-            optional(axis.filter(|axis| axis.has_lease()), |axis| {
-                number(axis.lease_until.value())
-            }),
-        ),
-        ("registered", number(found.registered.value())),
-    ])
-}
-
-pub(super) fn packages(ledger: &Ledger, fleet: &FleetId) -> Value {
-    let rows = ledger
-        .packages
-        .iter()
-        .filter(|(_, package)| package.fleet == *fleet)
-        .take(usize::try_from(LIST_MAX).unwrap_or(usize::MAX))
-        .map(|(id, package)| package_row(id, package))
-        .collect();
-    Value::Array(rows)
-}
-
-pub(super) fn package(ledger: &Ledger, id: &PackageId) -> Value {
-    ledger
-        .packages
-        .get(id)
-        .map_or(Value::Null, |package| package_row(id, package))
-}
-
-fn package_row(id: &PackageId, package: &Package) -> Value {
-    let state = match (package.ended, package.cancelled) {
-        (false, _) => "open",
-        (true, false) => "ended",
-        (true, true) => "cancelled",
-    };
-    let balances = &package.balances;
-    map([
-        ("package", text(id)),
-        ("fleet", text(&package.fleet)),
-        ("device", optional(package.device.as_ref(), text)),
-        ("state", Value::Text(state.to_owned())),
-        (
-            "until",
-            optional(package.until, |until| number(until.value())),
-        ),
-        (
-            "zones",
-            Value::Array(package.zones.iter().map(text).collect()),
-        ),
-        ("priority", number(package.priority)),
-        ("volume", number(balances.volume.value())),
-        ("credited", number(balances.credited.value())),
-        ("available", number(balances.available.value())),
-        ("reserved", number(balances.reserved.value())),
-        ("used", number(balances.used.value())),
-        ("expired", number(balances.expired.value())),
-        ("refunded", number(balances.refunded.value())),
-        ("moved_out", number(balances.moved_out.value())),
-    ])
 }

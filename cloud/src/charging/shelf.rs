@@ -16,6 +16,8 @@ use crate::ledger::{Ledger, Owner};
 struct Item {
     id: PackageId,
     left: u64,
+    /// Octets that may be used beyond that, when nothing else is left.
+    overage: u64,
     until: Option<UnixMillis>,
     pool: bool,
 }
@@ -30,8 +32,10 @@ pub(super) struct Shelf {
 /// How a grant is bounded, besides by what is left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Octets asked for, already within policy.
+    /// Octets asked for, already within policy and the device's limits.
     pub octets: u64,
+    /// Of these at most so many out of the pool.
+    pub pool_octets: u64,
     /// A pool that this many devices share gives each at most its share, but never less than `share_min`.
     pub sharers: u64,
     /// See `sharers`.
@@ -70,7 +74,8 @@ impl Shelf {
             items.extend(owned.into_iter().map(|(id, package)| Item {
                 id: id.clone(),
                 left: package.balances.available.value(),
-                until: package.until,
+                overage: package.overage().value(),
+                until: package.end_if_used(now),
                 pool: package.device.is_none(),
             }));
         }
@@ -84,7 +89,14 @@ impl Shelf {
         }
     }
 
-    /// Octets left on the shelf.
+    /// Nothing is left, permitted overage included.
+    pub(super) fn is_empty(&self) -> bool {
+        self.items
+            .iter()
+            .all(|item| item.left == 0 && item.overage == 0)
+    }
+
+    /// Octets left on the shelf, without permitted overage.
     pub(super) fn left(&self) -> u64 {
         self.items
             .iter()
@@ -98,6 +110,17 @@ impl Shelf {
             let part = item.left.min(octets);
             if part > 0 {
                 item.left -= part;
+                octets -= part;
+                taken.push(Segment {
+                    package: Some(item.id.clone()),
+                    octets: Octets(part),
+                });
+            }
+        }
+        for item in self.items.iter_mut().filter(|item| item.overage > 0) {
+            let part = item.overage.min(octets);
+            if part > 0 {
+                item.overage -= part;
                 octets -= part;
                 taken.push(Segment {
                     package: Some(item.id.clone()),
@@ -131,7 +154,8 @@ impl Shelf {
         // Rounded up: what is left in the end goes to whoever asks, not to nobody.
         let mut share = pool_left
             .div_ceil(bounds.sharers.max(1))
-            .max(bounds.share_min);
+            .max(bounds.share_min)
+            .min(bounds.pool_octets);
         let soon = self.now.plus_s(bounds.validity_min_s);
         let mut taken: Vec<Segment> = Vec::new();
         for item in &mut self.items {
@@ -158,10 +182,45 @@ impl Shelf {
                 octets: Octets(part),
             });
             if ends_soon {
-                break;
+                return taken;
             }
         }
+        if wanted > 0 {
+            self.grant_overage(wanted, bounds.pool_octets, &mut taken);
+        }
         taken
+    }
+
+    /// What is still wanted when nothing else is left, out of permitted overage.
+    fn grant_overage(&mut self, mut wanted: u64, mut pool: u64, taken: &mut Vec<Segment>) {
+        if self.items.iter().any(|item| item.left > 0) {
+            return;
+        }
+        for segment in taken.iter() {
+            let of_pool = self
+                .items
+                .iter()
+                .any(|item| item.pool && Some(&item.id) == segment.package.as_ref());
+            if of_pool {
+                pool = pool.saturating_sub(segment.octets.value());
+            }
+        }
+        for item in self.items.iter_mut().filter(|item| item.overage > 0) {
+            let most = if item.pool { pool } else { u64::MAX };
+            let part = item.overage.min(wanted).min(most);
+            if part == 0 {
+                continue;
+            }
+            item.overage -= part;
+            wanted -= part;
+            if item.pool {
+                pool -= part;
+            }
+            taken.push(Segment {
+                package: Some(item.id.clone()),
+                octets: Octets(part),
+            });
+        }
     }
 }
 

@@ -12,6 +12,13 @@ const EXPIRED_UNSENT: u64 = 4;
 
 impl Turn<'_> {
     pub(super) fn sweep_due(&mut self, most: usize) -> Result<bool, Broken> {
+        // Plans first: what goes over into the next period must not have expired before.
+        let mut more = self.turn_due(most)?;
+        if more {
+            return Ok(true);
+        }
+        more |= self.tell_fleets(most)?;
+        self.settle_money(most)?;
         let leases: Vec<(DeviceId, Epoch)> = self
             .ledger
             .index
@@ -30,7 +37,7 @@ impl Turn<'_> {
             .take(most)
             .map(|(_, id)| id.clone())
             .collect();
-        let more = leases.len() == most || ends.len() == most;
+        more |= leases.len() == most || ends.len() == most;
         // Ends first: what a lapse releases at the same moment goes where the package's rest went.
         for package in ends {
             self.end_package(&package, false)?;

@@ -1,12 +1,16 @@
 //! `audit` and `explain`: what the journal says.
 
+use std::path::Path;
+
 use serde_cbor::Value;
 use simquota_shared::code::Code;
-use simquota_shared::units::{EntryNumber, Octets, human};
+use simquota_shared::ids::{DeviceId, FleetId};
+use simquota_shared::units::{EntryNumber, Octets, UnixMillis, human};
 
 use super::ask::{Asker, Refused};
-use super::device::{fleet_of, named};
-use super::{Common, DeviceArgs, print, show};
+use super::device::find_fleet;
+use super::package::{count, with};
+use super::{Common, print, show};
 use crate::charging::value_map;
 use crate::config::Config;
 use crate::io::store::Store;
@@ -19,7 +23,12 @@ pub(super) fn audit(common: &Common) -> anyhow::Result<()> {
 
 pub(super) fn audit_offline(common: &Common) -> anyhow::Result<()> {
     let config = Config::read(&common.config)?;
-    let store = Store::open_existing(&config.store_folder())?;
+    audit_store(common, &config.store_folder())
+}
+
+/// Audits a store that no service has open: the own one, or a copy.
+pub(super) fn audit_store(common: &Common, folder: &Path) -> anyhow::Result<()> {
+    let store = Store::open_existing(folder)?;
     let entries = store.reader().entries(EntryNumber::ZERO);
     shown(common, &Audit::run(entries).to_value())
 }
@@ -59,6 +68,13 @@ fn audit_text(found: &Value, holds: bool) -> String {
             }
         }
     }
+    if let Value::Map(totals) = show::field(found, "money") {
+        for (name, amount) in totals {
+            if let (Value::Text(name), Some(amount)) = (name, show::number(amount)) {
+                pairs.push((name, format!("{amount} in minor units")));
+            }
+        }
+    }
     let verdict = if holds {
         "every identity holds".to_owned()
     } else {
@@ -76,10 +92,28 @@ fn audit_text(found: &Value, holds: bool) -> String {
     text
 }
 
-pub(super) fn explain(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
+pub(super) fn explain(
+    common: &Common,
+    device: Option<DeviceId>,
+    fleet: Option<FleetId>,
+    since: Option<UnixMillis>,
+) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
-    let fleet = fleet_of(&mut asker, which)?;
-    let rows = asker.ask(Some(&fleet), "explain", named(&which.device))?;
+    let fleet = match (fleet, &device) {
+        (Some(fleet), _) => fleet,
+        (None, Some(device)) => find_fleet(&mut asker, device)?,
+        (None, None) => {
+            anyhow::bail!("name a device or a fleet: see `simquota-cloud explain --help`")
+        }
+    };
+    let optional = [
+        (
+            "device",
+            device.map(|device| Value::Text(device.to_string())),
+        ),
+        ("since", since.map(|since| count(since.value()))),
+    ];
+    let rows = asker.ask(Some(&fleet), "explain", with(value_map([]), optional))?;
     if common.json {
         return Ok(print(&show::json_line(&rows))?);
     }

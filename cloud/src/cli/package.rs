@@ -1,7 +1,7 @@
 //! Packages.
 
 use serde_cbor::Value;
-use simquota_shared::ids::{FleetId, PackageId};
+use simquota_shared::ids::{DeviceId, FleetId, PackageId};
 use simquota_shared::units::Octets;
 
 use super::ask::Asker;
@@ -9,8 +9,20 @@ use super::device::find_fleet;
 use super::{BuyArgs, Common, print, show};
 use crate::charging::value_map;
 
-fn count(number: u64) -> Value {
+pub(super) fn count(number: u64) -> Value {
     Value::Integer(i128::from(number))
+}
+
+/// Arguments, and those of the optional ones that were given.
+pub(super) fn with<const N: usize>(mut args: Value, optional: [(&str, Option<Value>); N]) -> Value {
+    if let Value::Map(map) = &mut args {
+        for (name, value) in optional {
+            if let Some(value) = value {
+                map.insert(Value::Text(name.to_owned()), value);
+            }
+        }
+    }
+    args
 }
 
 pub(super) fn buy(common: &Common, buy: BuyArgs) -> anyhow::Result<()> {
@@ -19,6 +31,11 @@ pub(super) fn buy(common: &Common, buy: BuyArgs) -> anyhow::Result<()> {
         fleet,
         volume,
         days,
+        first_use_days,
+        from,
+        until,
+        overage,
+        price,
         zones,
         priority,
         package,
@@ -37,6 +54,11 @@ pub(super) fn buy(common: &Common, buy: BuyArgs) -> anyhow::Result<()> {
             device.map(|device| Value::Text(device.to_string())),
         ),
         ("days", days.map(count)),
+        ("first_use_days", first_use_days.map(count)),
+        ("from", from.map(|from| count(from.value()))),
+        ("until", until.map(|until| count(until.value()))),
+        ("overage", overage.map(|octets| count(octets.value()))),
+        ("price", price.map(count)),
         ("priority", priority.map(count)),
         (
             "package",
@@ -54,14 +76,7 @@ pub(super) fn buy(common: &Common, buy: BuyArgs) -> anyhow::Result<()> {
             }),
         ),
     ];
-    let mut args = value_map([("volume", count(volume.value()))]);
-    if let Value::Map(map) = &mut args {
-        for (name, value) in optional {
-            if let Some(value) = value {
-                map.insert(Value::Text(name.to_owned()), value);
-            }
-        }
-    }
+    let args = with(value_map([("volume", count(volume.value()))]), optional);
     let row = asker.ask(Some(&fleet), "package-buy", args)?;
     shown(common, &Value::Array(vec![row.clone()]), &row)
 }
@@ -93,8 +108,10 @@ pub(super) fn cancel(common: &Common, package: &PackageId, fleet: &FleetId) -> a
     Ok(())
 }
 
-pub(super) fn credit(
+/// Credits or debits octets.
+pub(super) fn amend(
     common: &Common,
+    name: &str,
     package: &PackageId,
     fleet: &FleetId,
     volume: Octets,
@@ -105,11 +122,32 @@ pub(super) fn credit(
         ("octets", count(volume.value())),
         ("why", Value::Text(why.to_owned())),
     ]);
-    let row = Asker::open(common)?.ask(Some(fleet), "package-credit", args)?;
+    let row = Asker::open(common)?.ask(Some(fleet), name, args)?;
     shown(common, &Value::Array(vec![row.clone()]), &row)
 }
 
-fn shown(common: &Common, rows: &Value, json: &Value) -> anyhow::Result<()> {
+pub(super) fn move_octets(
+    common: &Common,
+    (from, to, device): (&PackageId, Option<&PackageId>, Option<&DeviceId>),
+    fleet: &FleetId,
+    volume: Octets,
+    why: &str,
+) -> anyhow::Result<()> {
+    let text = |id: &dyn ToString| Value::Text(id.to_string());
+    let args = value_map([
+        ("from", text(from)),
+        ("octets", count(volume.value())),
+        ("why", text(&why)),
+    ]);
+    let optional = [
+        ("to", to.map(|to| text(to))),
+        ("device", device.map(|device| text(device))),
+    ];
+    let rows = Asker::open(common)?.ask(Some(fleet), "package-move", with(args, optional))?;
+    shown(common, &rows, &rows)
+}
+
+pub(super) fn shown(common: &Common, rows: &Value, json: &Value) -> anyhow::Result<()> {
     if common.json {
         return Ok(print(&show::json_line(json))?);
     }

@@ -129,6 +129,46 @@ pub(super) fn list(pairs: &[(&str, String)]) -> String {
         .collect()
 }
 
+/// All fields of a row below each other, in the order of their names; lists of rows as JSON.
+pub(super) fn fields(row: &Value) -> String {
+    let Value::Map(map) = row else {
+        return json_line(row);
+    };
+    let pairs: Vec<(&str, String)> = map
+        .iter()
+        .filter_map(|(name, value)| match name {
+            Value::Text(name) => Some((name.as_str(), shown(name, value, row))),
+            _ => None,
+        })
+        .collect();
+    list(&pairs)
+}
+
+fn shown(name: &str, value: &Value, row: &Value) -> String {
+    const OCTETS: [&str; 15] = [
+        "available",
+        "debt",
+        "device_day",
+        "device_month",
+        "octets",
+        "overage",
+        "pool_day",
+        "pool_month",
+        "refunded",
+        "reserved",
+        "rollover_max",
+        "rollover_min",
+        "share",
+        "used",
+        "volume",
+    ];
+    match value {
+        Value::Integer(_) if OCTETS.contains(&name) => octets(row, name),
+        Value::Integer(_) if matches!(name, "next" | "until" | "from") => time(row, name),
+        _ => text(row, name),
+    }
+}
+
 /// A value as JSON. Octet strings become hexadecimal digits.
 pub(super) fn json(value: &Value) -> serde_json::Value {
     match value {

@@ -78,7 +78,7 @@ impl<C: Clock<Instant = Nanos> + Clone> Admission<C> {
         let sender = match said {
             Said::Device { id, .. } => Sender::Device(id.clone()),
             Said::Command { kid, .. } => Sender::Person(kid.name.clone()),
-            Said::Probe | Said::Nothing => return Ok(()),
+            Said::Event(_) | Said::Probe | Said::Nothing => return Ok(()),
         };
         // When too many senders are in mind only the limit for all holds, until idle ones are forgotten.
         if self.senders.len() < self.senders_max {
@@ -137,7 +137,7 @@ pub fn busy(ledger: &Ledger, said: &Said, now: UnixMillis, retry_s: u64) -> Opti
                 seal: Seal::Mac(kid.clone()),
             })
         }
-        Said::Probe | Said::Nothing => None,
+        Said::Event(_) | Said::Probe | Said::Nothing => None,
     }
 }
 

@@ -8,6 +8,7 @@
 mod inbox;
 mod operators;
 mod post;
+mod publisher;
 mod readonly;
 mod upkeep;
 mod watch;
@@ -29,12 +30,13 @@ use super::query::Desk;
 use super::serve::ServeError;
 use super::store::{Store, StoreError};
 use super::verify::{Said, Verifier};
-use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict};
+use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict, named_entry};
 use crate::config::Config;
 use crate::ledger::entry::{Cause, Entry};
 use crate::ledger::{Broken, Ledger};
 use operators::Operators;
 use post::{Post, Sent};
+use publisher::Publisher;
 use readonly::ReadOnly;
 use watch::{JumpWatch, ProbeWatch};
 
@@ -43,6 +45,8 @@ const TRIES: u32 = 3;
 const SECOND_MS: u64 = 1000;
 /// Parts of answers that one loop sends, so that a long answer does not hold up the devices.
 const ANSWERS_A_LOOP: usize = 32;
+/// Events that one loop sends.
+const EVENTS_A_LOOP: usize = 32;
 /// Parts of answers that wait; a further answer is dropped, its asker asks again.
 const ANSWERS_MAX: usize = 20_000;
 const ANSWER_PAUSE: Duration = Duration::from_millis(5);
@@ -78,6 +82,7 @@ pub(super) struct Pipeline {
     inbox: Arc<Inbox>,
     desk: Desk,
     operators: Operators,
+    publisher: Publisher,
     answers: VecDeque<Outgoing>,
     probes: ProbeWatch,
     jumps: JumpWatch,
@@ -102,6 +107,8 @@ pub(super) struct Parts {
     pub(super) node_key: ed25519_dalek::SigningKey,
     pub(super) inbox: Arc<Inbox>,
     pub(super) desk: Desk,
+    /// Up to where events were published.
+    pub(super) published: EntryNumber,
 }
 
 impl Pipeline {
@@ -125,6 +132,7 @@ impl Pipeline {
             inbox: parts.inbox,
             desk: parts.desk,
             operators: Operators::new(config.node.clone(), limits.rejected_per_s),
+            publisher: Publisher::new(parts.published),
             answers: VecDeque::new(),
             probes: ProbeWatch::new(config.broker.self_test),
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
@@ -161,6 +169,7 @@ impl Pipeline {
                 self.batch(&taken.deliveries)?;
             }
             self.send_answers();
+            self.send_events();
             if taken.stop {
                 return self.finish();
             }
@@ -262,7 +271,16 @@ impl Pipeline {
                     fleet,
                     kid,
                     command,
-                } => turn.command(fleet.as_ref(), &kid, &command)?,
+                } => {
+                    if let (Some(named), Some(store)) = (named_entry(&command), &self.store) {
+                        turn.show(store.reader().entry(named)?);
+                    }
+                    turn.command(fleet.as_ref(), &kid, &command)?
+                }
+                Said::Event(entry) => {
+                    self.publisher.came_back(entry);
+                    Verdict::Done
+                }
                 Said::Probe | Said::Nothing => Verdict::Done,
             };
             match verdict {
@@ -292,6 +310,7 @@ impl Pipeline {
             return Err(StoreError::Poisoned(self.store_folder.clone()).into());
         };
         store.commit(entries)?;
+        self.publisher.look(&self.ledger, entries);
         let decided = entries
             .iter()
             .filter(|entry| matches!(entry.cause, Cause::Credit(_)))
@@ -339,6 +358,15 @@ impl Pipeline {
                 self.post.count_unsent();
             }
         }
+    }
+
+    /// Sends events that are new, and those again that did not come back.
+    fn send_events(&mut self) {
+        if !self.post.is_connected(Lane::Control) {
+            return;
+        }
+        let due = self.publisher.due(clock::monotonic_ms(), EVENTS_A_LOOP);
+        self.send_all(&due, Deadline::within_ms(0));
     }
 
     /// Sends some parts of answers out of the journal. What finds no place stays for the next loop.

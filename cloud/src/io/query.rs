@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use serde_cbor::Value;
-use simquota_shared::units::EntryNumber;
 
 use super::backup;
 use super::pipeline::{Inbox, Notice};
@@ -111,7 +110,7 @@ fn answer_all(
             }
             continue;
         }
-        let entries = reader.entries(EntryNumber::ZERO).map(|entry| {
+        let entries = reader.entries(query.from()).map(|entry| {
             if stop.load(Ordering::Relaxed) {
                 return Err("the service stops: ask again later".to_owned());
             }

@@ -107,6 +107,7 @@ impl Service {
         let inbox = Arc::new(Inbox::new(INBOX_OCTETS));
         let connect = |lane| connect(config, &node_key, runtime.handle(), &inbox, lane);
         let parts = Parts {
+            published: store.published()?,
             store,
             ledger,
             verifier: Verifier::new(folder, config.node.clone(), node_key.verifying_key()),
@@ -191,7 +192,8 @@ fn connect(
     lane: Lane,
 ) -> Result<Line, ServeError> {
     let subscriptions = match lane {
-        Lane::Control => filter::control(),
+        // Events come back to us: then they are published.
+        Lane::Control => [filter::control(), vec![filter::events()]].concat(),
         Lane::Usage => vec![filter::usage()],
     };
     let will = match lane {

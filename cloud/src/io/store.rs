@@ -6,6 +6,7 @@
 //! checkpoint  "h" entry number (8)                [octets, parts, SHA-256]: the parts above are complete
 //! checkpoint  "format"                            1
 //! checkpoint  "test"                              zeros: written to see whether the disk takes writes
+//! checkpoint  "published"                         the entry up to which events were published
 //! ```
 //!
 //! Only the journal is written in the hot path: one row and one sync for each batch, appended in key order. A
@@ -36,6 +37,7 @@ const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: u64 = 1;
 const TEST_KEY: &[u8] = b"test";
 const TEST_OCTETS: usize = 64 * 1024;
+const PUBLISHED_KEY: &[u8] = b"published";
 /// Small memtables: a commit that waits for one to be written out waits for so much.
 const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
 
@@ -181,6 +183,33 @@ impl Store {
     /// [`StoreError`] when it does not.
     pub fn test_write(&mut self) -> Result<(), StoreError> {
         self.put_durably(&self.checkpoints, TEST_KEY, vec![0; TEST_OCTETS])
+    }
+
+    /// Up to which entry events were published.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the row can't be read.
+    pub fn published(&self) -> Result<EntryNumber, StoreError> {
+        let row = self
+            .checkpoints
+            .get(PUBLISHED_KEY)
+            .map_err(|error| StoreError::from_fjall(&self.folder, "read", error))?;
+        match row {
+            Some(octets) => serde_cbor::from_slice(&octets)
+                .map_err(|error| StoreError::damaged(&self.folder, error.to_string())),
+            None => Ok(EntryNumber::ZERO),
+        }
+    }
+
+    /// Keeps up to which entry events were published. It is durable with the next commit.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the journal is not touched by it.
+    pub fn keep_published(&mut self, entry: EntryNumber) -> Result<(), StoreError> {
+        let octets = self.encoded(&entry)?;
+        self.checkpoints
+            .insert(PUBLISHED_KEY, octets)
+            .map_err(|error| StoreError::from_fjall(&self.folder, "written", error))
     }
 
     fn put_durably(

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use simquota_shared::codec;
 use simquota_shared::envelope::{GENERATIONS_MAX, Key, Kid, MESSAGE_MAX, Received, open_signed};
 use simquota_shared::ids::{DeviceId, FleetId, NodeId};
-use simquota_shared::message::FleetCommand;
+use simquota_shared::message::{Event, FleetCommand};
 use simquota_shared::topic::{TOPIC_MAX, Topic, Up};
+use simquota_shared::units::EntryNumber;
 
 use super::keys::{KeyError, KeyFolder};
 use crate::charging::{DeviceRequest, Refusal};
@@ -43,6 +44,8 @@ pub enum Said {
         /// What.
         command: FleetCommand,
     },
+    /// An event of our own, given back by the broker.
+    Event(EntryNumber),
     /// Our own test that subscriptions deliver.
     Probe,
     /// An empty retained message: someone cleared the topic.
@@ -163,6 +166,7 @@ impl Verifier {
             Topic::Status(id) => self.device(id, None, topic, payload, now_ms),
             Topic::FleetCommand(fleet) => self.command(Some(fleet), topic, payload, now_ms),
             Topic::OpsCommand => self.command(None, topic, payload, now_ms),
+            Topic::FleetEvent(_) => self.event(topic, payload),
             _ => Err(refused("topic", "nobody speaks to the cloud on this topic")),
         }
     }
@@ -190,6 +194,17 @@ impl Verifier {
             kid: received.kid,
             request,
         })
+    }
+
+    /// Another service's events on the same broker are nothing to us.
+    fn event(&self, topic: &str, payload: &[u8]) -> Result<Said, Refusal> {
+        match open_signed(&self.node_key, topic, payload) {
+            Ok((kid, body)) if kid.name == self.node.as_str() => {
+                let event: Event = decoded(&body)?;
+                Ok(Said::Event(event.entry))
+            }
+            _ => Ok(Said::Nothing),
+        }
     }
 
     fn command(

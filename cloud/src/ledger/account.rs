@@ -10,10 +10,13 @@
 //! | `Overdraft` | (source) a device used octets that no package covers |
 //! | `Debt`, `Paid`, `Forgiven` | where such octets stand |
 //! | `Own`, `Control` | (source, target) the agent's own octets where policy does not charge them |
+//! | `Deposited`, `Balance`, `Spent`, `Withdrawn` | a fleet's money, in minor units: (source), left, paid, taken out |
+//!
+//! Octets and money never mix: a movement stays within one of the two.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use simquota_shared::ids::{DeviceId, PackageId};
+use simquota_shared::ids::{DeviceId, FleetId, PackageId};
 use simquota_shared::units::Octets;
 
 /// An account of the ledger.
@@ -23,6 +26,8 @@ pub enum Account {
     Package(PackageId, Pocket),
     /// An account of a device.
     Device(DeviceId, Slot),
+    /// An account of a fleet: money.
+    Fleet(FleetId, Purse),
 }
 
 simquota_shared::wire_enum! {
@@ -65,7 +70,21 @@ simquota_shared::wire_enum! {
     }
 }
 
-/// Octets that go from one account to another. `[from, to, octets]`
+simquota_shared::wire_enum! {
+    /// The accounts of a fleet, in minor units of its money.
+    pub enum Purse {
+        /// Source: what was paid in.
+        Deposited = 0,
+        /// What is left.
+        Balance = 1,
+        /// What was paid for packages.
+        Spent = 2,
+        /// What was paid out again.
+        Withdrawn = 3,
+    }
+}
+
+/// Octets, or minor units of money, that go from one account to another. `[from, to, octets]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
     /// Where they leave.
@@ -83,6 +102,7 @@ impl Account {
         match self {
             Self::Package(_, pocket) => matches!(pocket, Pocket::Volume | Pocket::Credited),
             Self::Device(_, slot) => matches!(slot, Slot::Overdraft | Slot::Own),
+            Self::Fleet(_, purse) => matches!(purse, Purse::Deposited),
         }
     }
 
@@ -92,6 +112,7 @@ impl Account {
         match self {
             Self::Package(package, pocket) => format!("{package}:{}", pocket.name()),
             Self::Device(device, slot) => format!("{device}:{}", slot.name()),
+            Self::Fleet(fleet, purse) => format!("{fleet}:{}", purse.name()),
         }
     }
 }
@@ -128,12 +149,26 @@ impl Slot {
     }
 }
 
-// On disk: ["p", package, pocket] is [0, id, n], a device's is [1, id, n].
+impl Purse {
+    /// The purse's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deposited => "deposited",
+            Self::Balance => "balance",
+            Self::Spent => "spent",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+// On disk: ["p", package, pocket] is [0, id, n], a device's is [1, id, n], a fleet's [2, id, n].
 impl Serialize for Account {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Package(id, pocket) => (0u8, id, pocket).serialize(serializer),
             Self::Device(id, slot) => (1u8, id, slot).serialize(serializer),
+            Self::Fleet(id, purse) => (2u8, id, purse).serialize(serializer),
         }
     }
 }
@@ -148,6 +183,10 @@ impl<'de> Deserialize<'de> for Account {
                 serde_cbor::value::from_value(number).map_err(D::Error::custom)?,
             )),
             1 => Ok(Self::Device(
+                id.parse().map_err(D::Error::custom)?,
+                serde_cbor::value::from_value(number).map_err(D::Error::custom)?,
+            )),
+            2 => Ok(Self::Fleet(
                 id.parse().map_err(D::Error::custom)?,
                 serde_cbor::value::from_value(number).map_err(D::Error::custom)?,
             )),

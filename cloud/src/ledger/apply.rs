@@ -1,5 +1,7 @@
 //! Applying an entry: the one way by which a ledger changes.
 
+mod rule;
+
 use std::collections::VecDeque;
 
 use simquota_shared::ids::DeviceId;
@@ -13,8 +15,9 @@ use super::entry::{
     Cause, Commanded, Covered, Credit, Entry, PackageBought, Pushed, Registered, Segment, Subject,
     Usage,
 };
+use super::fleet::Fleet;
 use super::package::{Balances, Package};
-use super::{Broken, Done, Enrolment, Ledger, PersonKey, Sim, total};
+use super::{Alarm, Broken, Done, Enrolment, Ledger, PersonKey, Sim, total};
 
 impl Ledger {
     /// Makes the next entry of the journal and applies it.
@@ -79,6 +82,7 @@ impl Ledger {
             self.apply_move(movement)?;
         }
         self.apply_cause(entry)?;
+        self.rearm(&entry.moves)?;
         self.check_touched(entry)?;
         self.last = entry.number;
         self.now = entry.at;
@@ -93,10 +97,19 @@ impl Ledger {
                 self.package_mut(id)?.balances.take(*pocket, *octets)?
             }
             Account::Device(id, slot) => self.device_mut(id)?.take(*slot, *octets)?,
+            Account::Fleet(_, _) => return self.apply_money(movement),
         }
         match to {
-            Account::Package(id, pocket) => self.package_mut(id)?.balances.put(*pocket, *octets),
+            Account::Package(id, pocket) => {
+                let package = self.package_mut(id)?;
+                package.balances.put(*pocket, *octets)?;
+                if *pocket == Pocket::Used && package.balances.used >= package.alarm_at {
+                    self.index.alarms.insert(Alarm::Package(id.clone()));
+                }
+                Ok(())
+            }
             Account::Device(id, slot) => self.device_mut(id)?.put(*slot, *octets),
+            Account::Fleet(_, _) => Err(Broken::Balance("octets are not money")),
         }
     }
 
@@ -150,7 +163,13 @@ impl Ledger {
             Cause::Pushed(pushed) => self.push(entry, pushed)?,
             Cause::Usage(usage) => self.usage(entry, usage)?,
             Cause::Closed(closed) => {
-                self.charge(entry, closed.epoch, closed.total, closed.from_segments)?;
+                self.charge(
+                    entry,
+                    closed.epoch,
+                    closed.total,
+                    closed.from_segments,
+                    None,
+                )?;
                 self.change_axis(entry, closed.epoch, |axis| {
                     axis.closed = true;
                     axis.ceiling = axis.charged;
@@ -171,6 +190,7 @@ impl Ledger {
                 package.ended = true;
                 package.cancelled = ended.refunded;
                 let (owner, until) = (package.owner(), package.until);
+                self.forget_terms(&ended.package)?;
                 if let Some(open) = self.index.open.get_mut(&owner) {
                     open.remove(&ended.package);
                 }
@@ -203,6 +223,27 @@ impl Ledger {
                 self.done
                     .insert((done.fleet.clone(), done.id.clone()), stored);
             }
+            Cause::TermsSet(_)
+            | Cause::PackageBegan(_)
+            | Cause::PlanBegan(_)
+            | Cause::PlanTurned(_)
+            | Cause::PlanEnded(_)
+            | Cause::Overdrawn(_)
+            | Cause::Moved(_)
+            | Cause::Debited(_)
+            | Cause::Refunded(_)
+            | Cause::Crossed(_)
+            | Cause::LimitsSet(_)
+            | Cause::WindowsTurned(_)
+            | Cause::DeviceCapsSet(_)
+            | Cause::LimitReached(_)
+            | Cause::ThresholdsSet(_)
+            | Cause::TopUpSet(_)
+            | Cause::ToppedUp(_)
+            | Cause::FleetSuspension(_)
+            | Cause::FleetTold(_)
+            | Cause::MoneyMoved(_)
+            | Cause::MoneyRefunded(_) => self.apply_rule(entry)?,
         }
         Ok(())
     }
@@ -218,6 +259,10 @@ impl Ledger {
             ended: false,
             cancelled: false,
             balances: Balances::default(),
+            terms: None,
+            alarm_at: Octets(u64::MAX),
+            level: 0,
+            crossings: 0,
         };
         self.index
             .open
@@ -245,8 +290,15 @@ impl Ledger {
                 .devices
                 .checked_add(1)
                 .ok_or(Broken::Balance("an enrolment key's count overflows"))?;
-            self.devices
-                .insert(id.clone(), new_device(entry, registered));
+            let mut device = new_device(entry, registered);
+            if self
+                .accounts
+                .get(&registered.fleet)
+                .is_some_and(Fleet::counts)
+            {
+                device.spent = Some(Box::default());
+            }
+            self.devices.insert(id.clone(), device);
             self.index
                 .members
                 .entry(registered.fleet.clone())
@@ -347,7 +399,10 @@ impl Ledger {
     }
 
     fn usage(&mut self, entry: &Entry, usage: &Usage) -> Result<(), Broken> {
-        self.charge(entry, usage.epoch, usage.total, usage.from_segments)?;
+        let ended = usage
+            .ended_s
+            .and_then(|seconds| UnixMillis::ZERO.plus_s(seconds));
+        self.charge(entry, usage.epoch, usage.total, usage.from_segments, ended)?;
         self.change_axis(entry, usage.epoch, |axis| {
             axis.mark = usage.last;
             axis.unsure = axis
@@ -365,6 +420,7 @@ impl Ledger {
         epoch: Epoch,
         to: Octets,
         from_segments: Octets,
+        ended: Option<UnixMillis>,
     ) -> Result<(), Broken> {
         let id = self.subject_id(entry)?.clone();
         let debited = entry
@@ -380,10 +436,15 @@ impl Ledger {
             .debited
             .checked_add(debited.value())
             .ok_or(Broken::Balance("a device's debits overflow"))?;
+        let counts = device.spent.is_some();
         if device.debt > Octets::ZERO && device.debt_since.is_none() {
             device.debt_since = Some(entry.number);
             let key = (device.fleet.clone(), entry.number, id);
             self.index.debtors.insert(key);
+        }
+        if counts {
+            let id = self.subject_id(entry)?.clone();
+            self.count_use(entry, &id, (epoch, to), ended)?;
         }
         self.change_axis(entry, epoch, |axis| {
             let taken = axis.pop_front(from_segments);
@@ -437,6 +498,16 @@ impl Ledger {
             if let Some(lease_until) = before {
                 self.index.leases.remove(&(lease_until, id.clone(), epoch));
             }
+            if before.is_some() != after.is_some()
+                && let Some(device) = self.devices.get(&id)
+            {
+                let fleet = device.fleet.clone();
+                let count = self.index.leased.entry(fleet).or_default();
+                *count = match after {
+                    Some(_) => count.saturating_add(1),
+                    None => count.saturating_sub(1),
+                };
+            }
             if let Some(lease_until) = after {
                 self.index.leases.insert((lease_until, id, epoch));
             }
@@ -470,6 +541,14 @@ impl Ledger {
                         .is_some_and(|package| package.balances.hold())
                 {
                     return Err(broken(format!("package {id}")));
+                }
+                if let Account::Fleet(id, _) = account
+                    && !self
+                        .accounts
+                        .get(id)
+                        .is_some_and(|fleet| fleet.purse.holds())
+                {
+                    return Err(broken(format!("fleet {id}")));
                 }
             }
         }
@@ -534,6 +613,7 @@ fn new_device(entry: &Entry, registered: &Registered) -> Device {
         paid: Octets::ZERO,
         forgiven: Octets::ZERO,
         control: Octets::ZERO,
+        spent: None,
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Audit {
     pub faults: Vec<String>,
     /// Totals by account name, over all packages and devices.
     pub totals: BTreeMap<&'static str, u128>,
+    /// Totals of money by account name, in minor units, over all fleets.
+    pub money: BTreeMap<&'static str, u128>,
     /// Octets charged over all devices and epochs.
     pub charged: u128,
     /// Charged octets by device.
@@ -95,6 +97,10 @@ impl Audit {
             let name = match account {
                 Account::Package(_, pocket) => pocket.name(),
                 Account::Device(_, slot) => slot.name(),
+                Account::Fleet(_, purse) => {
+                    *self.money.entry(purse.name()).or_default() += booked.unsigned_abs();
+                    continue;
+                }
             };
             *self.totals.entry(name).or_default() += booked.unsigned_abs();
         }
@@ -110,10 +116,12 @@ impl Audit {
                     .min(i128::from(u64::MAX)),
             )
         };
-        let totals = self
-            .totals
-            .iter()
-            .map(|(name, octets)| (Value::Text((*name).to_owned()), wide(*octets)));
+        let named = |totals: &BTreeMap<&'static str, u128>| {
+            let rows = totals
+                .iter()
+                .map(|(name, octets)| (Value::Text((*name).to_owned()), wide(*octets)));
+            Value::Map(rows.collect())
+        };
         // A reply is bounded: the devices' own figures are in `device-list`.
         let faults = self
             .faults
@@ -130,7 +138,8 @@ impl Audit {
             ("devices", wide(self.devices.len() as u128)),
             ("packages", wide(u128::from(self.packages))),
             ("charged", wide(self.charged)),
-            ("totals", Value::Map(totals.collect())),
+            ("totals", named(&self.totals)),
+            ("money", named(&self.money)),
         ])
     }
 }
@@ -145,6 +154,10 @@ fn shown(ledger: &Ledger, account: &Account) -> Option<i128> {
             } else {
                 balance
             })
+        }
+        Account::Fleet(id, purse) => {
+            let amount = i128::from(ledger.accounts.get(id)?.purse.of(*purse));
+            Some(if account.is_source() { -amount } else { amount })
         }
         Account::Device(id, slot) => {
             let device = ledger.devices.get(id)?;

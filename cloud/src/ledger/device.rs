@@ -13,6 +13,7 @@ use simquota_shared::units::{
 use super::Broken;
 use super::account::Slot;
 use super::entry::Segment;
+use super::fleet::Spent;
 
 /// The most late ranges that an epoch remembers; the oldest goes first.
 pub const LATE_MAX: usize = 16;
@@ -62,6 +63,8 @@ pub struct Device {
     pub forgiven: Octets,
     /// The agent's own octets that are not charged.
     pub control: Octets,
+    /// What it used, where limits count it.
+    pub spent: Option<Box<Spent>>,
 }
 
 /// A command on its way to a device.

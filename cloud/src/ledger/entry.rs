@@ -19,6 +19,15 @@ use simquota_shared::{wire, wire_enum};
 
 use super::account::Move;
 
+mod rule;
+
+pub use rule::{
+    Cadence, Caps, Crossed, Debited, DeviceCapsSet, Every, FleetSuspension, FleetTold, Limit,
+    LimitReached, LimitsSet, MoneyMoved, MoneyRefunded, Moved, Overdrawn, PackageBegan, PlanBegan,
+    PlanEnded, PlanTurned, Refunded, Rollover, TermsSet, ThresholdsSet, TopUp, TopUpSet, ToppedUp,
+    Window, WindowsTurned,
+};
+
 /// Whose hash chain an entry belongs to (DESIGN section 11, number 29).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
@@ -482,6 +491,48 @@ causes! {
     20 CommandDone,
     /// See [`AccessChanged`].
     60 AccessChanged,
+    /// See [`TermsSet`].
+    21 TermsSet,
+    /// See [`PackageBegan`].
+    22 PackageBegan,
+    /// See [`PlanBegan`].
+    23 PlanBegan,
+    /// See [`PlanTurned`].
+    24 PlanTurned,
+    /// See [`PlanEnded`].
+    25 PlanEnded,
+    /// See [`Overdrawn`].
+    26 Overdrawn,
+    /// See [`Moved`].
+    27 Moved,
+    /// See [`Debited`].
+    28 Debited,
+    /// See [`Refunded`].
+    29 Refunded,
+    /// See [`Crossed`].
+    30 Crossed,
+    /// See [`LimitsSet`].
+    31 LimitsSet,
+    /// See [`WindowsTurned`].
+    32 WindowsTurned,
+    /// See [`DeviceCapsSet`].
+    33 DeviceCapsSet,
+    /// See [`LimitReached`].
+    34 LimitReached,
+    /// See [`ThresholdsSet`].
+    35 ThresholdsSet,
+    /// See [`TopUpSet`].
+    36 TopUpSet,
+    /// See [`ToppedUp`].
+    37 ToppedUp,
+    /// See [`FleetSuspension`].
+    38 FleetSuspension,
+    /// See [`FleetTold`].
+    39 FleetTold,
+    /// See [`MoneyMoved`].
+    40 MoneyMoved,
+    /// See [`MoneyRefunded`].
+    41 MoneyRefunded,
 }
 
 impl Serialize for Subject {

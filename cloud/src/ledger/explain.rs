@@ -8,6 +8,10 @@ use simquota_shared::units::{Octets, human};
 use super::account::{Account, Move, Pocket, Slot};
 use super::entry::{AccessChange, AccessChanged, Cause, Credit, Entry, Segment, Usage};
 
+mod rule;
+
+pub use rule::{refusal, utc};
+
 /// One row of an explanation: entry number, time, patent steps, words, movements.
 #[must_use]
 pub fn row(entry: &Entry) -> Value {
@@ -34,7 +38,7 @@ pub fn steps(entry: &Entry) -> String {
     let mut steps: Vec<&str> = Vec::new();
     match &entry.cause {
         Cause::Registered(_) => steps.extend(["S11", "S12"]),
-        Cause::PackageBought(_) => steps.push("S13"),
+        Cause::PackageBought(_) | Cause::PlanBegan(_) => steps.push("S13"),
         Cause::Credit(credit) => {
             if released(&entry.moves) > 0 {
                 steps.extend(["S21", "S22", "S23"]);
@@ -159,6 +163,7 @@ pub fn words(entry: &Entry) -> String {
                 done.id, done.name, done.author, done.code
             )
         }
+        _ => rule::words(entry),
     }
 }
 

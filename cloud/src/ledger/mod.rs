@@ -6,7 +6,8 @@
 //! **Identities** (DESIGN section 5), checked on whatever an entry touched, after every entry:
 //! - a package: `volume + credited = available + reserved + used + expired + refunded + moved_out`;
 //! - an epoch: its segments, uncovered ones included, add up to `max(0, ceiling - charged)`;
-//! - a device: `charged over all epochs = debited + paid + debt + forgiven + control`.
+//! - a device: `charged over all epochs = debited + paid + debt + forgiven + control`;
+//! - a fleet's money: `deposited = balance + spent + withdrawn`.
 //!
 //! Over the whole ledger ([`Ledger::violations`], used by audits): a package's `reserved` is what the segments
 //! of all devices name it for.
@@ -15,11 +16,15 @@ pub mod access;
 pub mod account;
 mod apply;
 pub mod audit;
+pub mod cdr;
 pub mod chain;
 pub mod device;
 pub mod entry;
+pub mod event;
 pub mod explain;
+pub mod fleet;
 pub mod package;
+pub mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +39,9 @@ use account::Pocket;
 use chain::Link;
 use device::Device;
 use entry::{Role, Subject};
+use fleet::Fleet;
 use package::Package;
+use plan::Plan;
 
 /// An entry that does not fit the ledger. It is a defect or a damaged journal, never a peer's doing: the service
 /// stops deciding, and reloads.
@@ -144,6 +151,12 @@ pub struct Ledger {
     pub packages: BTreeMap<PackageId, Package>,
     /// Answers to commands, by the fleet's topic (none: ops) and id.
     pub done: BTreeMap<(Option<FleetId>, CommandId), Done>,
+    /// What fleets have besides devices and packages. Most have nothing.
+    pub accounts: BTreeMap<FleetId, Fleet>,
+    /// Packages that come anew each day, week or month.
+    pub plans: BTreeMap<PackageId, Plan>,
+    /// Octets that were given back of a deduction, by its entry.
+    pub refunds: BTreeMap<EntryNumber, Octets>,
     /// The last link of every chain.
     pub chains: BTreeMap<Subject, Link>,
     /// Who is believed no longer.
@@ -152,6 +165,28 @@ pub struct Ledger {
     /// What can be found out from the rest, kept for speed.
     #[serde(skip)]
     pub index: Index,
+}
+
+/// What is due at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A fleet's day or month ends.
+    Windows(FleetId),
+    /// A plan turns.
+    Plan(PackageId),
+    /// A package's first day comes.
+    Begin(PackageId),
+}
+
+/// What is to be told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// A package was used beyond a threshold.
+    Package(PackageId),
+    /// A device reached a limit.
+    Device(DeviceId),
+    /// A pool reached a limit.
+    Pool(FleetId),
 }
 
 /// Look-ups derived from the state.
@@ -165,6 +200,8 @@ pub struct Index {
     pub free_sims: BTreeSet<Iccid>,
     /// When leases run out.
     pub leases: BTreeSet<(UnixMillis, DeviceId, Epoch)>,
+    /// Epochs with a lease, by fleet: who of it holds a grant.
+    pub leased: BTreeMap<FleetId, u64>,
     /// When packages end.
     pub ends: BTreeSet<(UnixMillis, PackageId)>,
     /// Devices in debt by fleet, oldest debt first.
@@ -173,6 +210,16 @@ pub struct Index {
     pub commanded: BTreeSet<DeviceId>,
     /// Devices whose last answer was 4012, by fleet: they wait for volume.
     pub waiting: BTreeMap<FleetId, BTreeSet<DeviceId>>,
+    /// What happens at a time, besides leases and ends.
+    pub dues: BTreeSet<(UnixMillis, Due)>,
+    /// Packages about which something is to be booked before they are used.
+    pub special: BTreeSet<PackageId>,
+    /// Cancelled packages of which octets, and so money, may still come back.
+    pub unsettled: BTreeSet<PackageId>,
+    /// Fleets whose devices are being told that they are suspended or resumed.
+    pub telling: BTreeSet<FleetId>,
+    /// What is to be told in the commit that found it.
+    pub alarms: BTreeSet<Alarm>,
 }
 
 impl Ledger {
@@ -187,6 +234,33 @@ impl Ledger {
                 .insert(id.clone());
             if let Some(until) = package.until {
                 index.ends.insert((until, id.clone()));
+            }
+        }
+        for (id, package) in &self.packages {
+            if package.is_special() {
+                index.special.insert(id.clone());
+            }
+            if package.is_unsettled() {
+                index.unsettled.insert(id.clone());
+            }
+            if let Some(from) = package.terms.as_ref().and_then(|terms| terms.from)
+                && !package.ended
+            {
+                index.dues.insert((from, Due::Begin(id.clone())));
+            }
+        }
+        for (id, plan) in &self.plans {
+            if let Some(next) = plan.next {
+                index.dues.insert((next, Due::Plan(id.clone())));
+            }
+        }
+        for (id, fleet) in &self.accounts {
+            if fleet.has_windows() {
+                let due = Due::Windows(id.clone());
+                index.dues.insert((fleet.day.to, due));
+            }
+            if fleet.telling.is_some() {
+                index.telling.insert(id.clone());
             }
         }
         for (iccid, sim) in &self.sims {
@@ -218,6 +292,7 @@ impl Ledger {
             for (epoch, axis) in &device.epochs {
                 if axis.has_lease() {
                     index.leases.insert((axis.lease_until, id.clone(), *epoch));
+                    *index.leased.entry(device.fleet.clone()).or_default() += 1;
                 }
             }
         }
@@ -254,12 +329,28 @@ impl Ledger {
                 ));
             }
         }
+        for (id, fleet) in &self.accounts {
+            if !fleet.purse.holds() {
+                found.push(format!(
+                    "fleet {id}: deposited is not balance + spent + withdrawn"
+                ));
+            }
+        }
         found.extend(
             reserved
                 .keys()
                 .map(|id| format!("package {id}: named by a segment and does not exist")),
         );
         found
+    }
+
+    /// The percentages at which something happens to a fleet's packages, rising.
+    #[must_use]
+    pub fn levels(&self, fleet: &FleetId) -> Vec<u64> {
+        match self.accounts.get(fleet) {
+            Some(fleet) => fleet.levels(),
+            None => fleet::PERCENTS.to_vec(),
+        }
     }
 
     /// Octets that may still be granted out of all packages of an owner.
@@ -284,6 +375,23 @@ impl Package {
             Some(device) => Owner::Device(device.clone()),
             None => Owner::Pool(self.fleet.clone()),
         }
+    }
+
+    /// Whose hash chain its entries belong to.
+    #[must_use]
+    pub fn subject(&self) -> Subject {
+        match &self.device {
+            Some(device) => Subject::Device(device.clone()),
+            None => Subject::Fleet(self.fleet.clone()),
+        }
+    }
+
+    /// It was paid for and cancelled, and octets of it are still reserved: more money may come back.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.cancelled
+            && self.terms.as_ref().is_some_and(|terms| terms.price > 0)
+            && (self.balances.reserved > Octets::ZERO || self.repayable() > 0)
     }
 }
 

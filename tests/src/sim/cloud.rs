@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use simquota_cloud::charging::{DeviceRequest, Outgoing, Rules, Turn, Verdict};
+use simquota_cloud::charging::{DeviceRequest, Outgoing, Rules, Turn, Verdict, named_entry};
 use simquota_cloud::ledger::entry::Entry;
 use simquota_cloud::ledger::{Broken, Ledger};
 use simquota_edge::agent::Up;
@@ -203,7 +203,16 @@ impl Cloud {
             args: args(arguments),
         };
         let clock = self.clock(now);
+        let named = named_entry(&command)
+            .and_then(|named| {
+                self.journal
+                    .iter()
+                    .rev()
+                    .find(|entry| entry.number == named)
+            })
+            .cloned();
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock);
+        turn.show(named);
         turn.command(fleet, &Kid::first(&"admin"), &command)?;
         let (mut entries, mut outgoing) = (
             std::mem::take(&mut turn.entries),

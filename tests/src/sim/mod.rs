@@ -24,6 +24,7 @@ mod many;
 mod mutant;
 mod plan;
 pub mod plot;
+mod rule;
 mod run;
 mod story;
 

@@ -112,11 +112,13 @@ enum Event {
 pub(super) struct Simulation {
     pub(super) now: u64,
     pub(super) dice: Dice,
+    /// What managers order beyond packages: a stream of its own.
+    pub(super) rules: Dice,
     pub(super) plan: Plan,
     pub(super) size: Size,
     pub(super) mutant: Option<Mutant>,
     pub(super) devices: Vec<Device>,
-    names: Vec<DeviceId>,
+    pub(super) names: Vec<DeviceId>,
     pub(super) cloud: Cloud,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -180,6 +182,7 @@ pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bo
         restored: false,
         positions: Positions::default(),
         dice,
+        rules: Dice::new(seed.wrapping_add(0x0072_756c_6573)),
     };
     simulation.begin();
     simulation.live();

@@ -43,6 +43,7 @@ impl Pipeline {
             self.say_statistics();
             self.log_unsent();
         }
+        self.keep_cursor();
         if self.read_only.is_none()
             && self.ledger.last.beyond(self.checkpointed) >= self.checkpoint_entries
         {
@@ -112,6 +113,22 @@ impl Pipeline {
         }
     }
 
+    /// Finds events that were not looked at yet, and keeps the cursor. A cursor that gets lost with power costs
+    /// nothing but some events again.
+    fn keep_cursor(&mut self) {
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        let looked = self.publisher.catch_up(&self.ledger, &store.reader());
+        let kept = looked.and_then(|()| match self.publisher.moved() {
+            Some(cursor) => store.keep_published(cursor),
+            None => Ok(()),
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, "cursor of events not kept");
+        }
+    }
+
     fn checkpoint(&mut self) {
         let Some(store) = &mut self.store else {
             return;
@@ -132,6 +149,7 @@ impl Pipeline {
 
     /// The orderly end.
     pub(super) fn finish(mut self) -> Result<(), ServeError> {
+        self.keep_cursor();
         if self.read_only.is_none() && self.ledger.last > self.checkpointed {
             self.checkpoint();
         }

@@ -47,6 +47,15 @@ impl Reader {
         }
     }
 
+    /// One entry; none when the journal has no such number.
+    ///
+    /// # Errors
+    /// [`StoreError`] when its row can't be read.
+    pub fn entry(&self, number: EntryNumber) -> Result<Option<Entry>, StoreError> {
+        let found = self.entries(number).next().transpose()?;
+        Ok(found.filter(|entry| entry.number == number))
+    }
+
     /// The last entry's number; 0 for an empty journal.
     ///
     /// # Errors

@@ -131,7 +131,12 @@ impl Simulation {
             Fault::Rollback => self.rollback(n),
             Fault::BackupRestore => self.restore_backup(),
             Fault::Command => self.fleet_command(n),
-            Fault::TopUp => self.top_up(n),
+            Fault::TopUp => {
+                self.top_up(n);
+                if self.rules.permille(600) {
+                    self.rule(n);
+                }
+            }
         }
     }
 

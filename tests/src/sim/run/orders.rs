@@ -76,9 +76,23 @@ impl Simulation {
         }
     }
 
-    pub(super) fn order(
+    pub(in crate::sim) fn order(
         &mut self,
         fleet: &simquota_shared::ids::FleetId,
+        name: &str,
+        pairs: &[(&str, serde_cbor::Value)],
+    ) {
+        self.order_at(Some(fleet), name, pairs);
+    }
+
+    /// An admin's order.
+    pub(in crate::sim) fn order_ops(&mut self, name: &str, pairs: &[(&str, serde_cbor::Value)]) {
+        self.order_at(None, name, pairs);
+    }
+
+    fn order_at(
+        &mut self,
+        fleet: Option<&simquota_shared::ids::FleetId>,
         name: &str,
         pairs: &[(&str, serde_cbor::Value)],
     ) {
@@ -86,7 +100,7 @@ impl Simulation {
             return;
         }
         let before = self.cloud.journal.len();
-        match self.cloud.order(Some(fleet), name, pairs, self.now) {
+        match self.cloud.order(fleet, name, pairs, self.now) {
             Ok(outgoing) => {
                 self.tell_entries(before);
                 self.check_entries(before);
@@ -106,6 +120,7 @@ impl Simulation {
         let fleet = cloud::fleet();
         self.cloud.down_until = None;
         self.schedule_turn();
+        self.lift_limits();
         for n in 0..self.devices.len() {
             // A backup may be older than a suspension: then only the device knows of it, and somebody must resume it.
             let told = self.devices[n]

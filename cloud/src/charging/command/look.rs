@@ -1,0 +1,157 @@
+//! Commands that change nothing: answered from the ledger at once, or out of the journal beside the service.
+
+use serde::Deserialize;
+use serde_cbor::Value;
+use simquota_shared::ids::{DeviceId, FleetId, KeyId};
+use simquota_shared::message::FleetCommand;
+use simquota_shared::units::{EntryNumber, UnixMillis};
+
+use super::device::DeviceOnly;
+use super::{CommandError, Scope, arguments};
+use crate::charging::Turn;
+use crate::charging::query::{self, Address, Query};
+use crate::ledger::explain;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceList {
+    #[serde(default)]
+    after: Option<DeviceId>,
+    #[serde(default)]
+    most: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Explain {
+    #[serde(default)]
+    device: Option<DeviceId>,
+    #[serde(default)]
+    since: Option<UnixMillis>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Balance {
+    at: UnixMillis,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Export {
+    #[serde(default)]
+    from: EntryNumber,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backup {
+    name: KeyId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What a command that only looks returns.
+pub(super) enum Looked {
+    Value(Value),
+    Query(Query),
+}
+
+impl Turn<'_> {
+    /// `None` when the command is not one that only looks.
+    pub(super) fn look(
+        &self,
+        scope: &Scope,
+        address: &Address,
+        command: &FleetCommand,
+    ) -> Option<Result<Looked, CommandError>> {
+        if let Some(found) = self.look_access(scope, command) {
+            return Some(found.map(Looked::Value));
+        }
+        let fleet = match scope {
+            Scope::Ops if command.name.as_str() == "backup" => {
+                return Some(
+                    arguments(&command.args)
+                        .map(|Backup { name }| Looked::Query(Query::backup(address.clone(), name))),
+                );
+            }
+            Scope::Ops if command.name.as_str() == "audit" => {
+                return Some(
+                    arguments::<Nothing>(&command.args)
+                        .map(|Nothing {}| Looked::Query(Query::audit(address.clone()))),
+                );
+            }
+            Scope::Ops => return None,
+            Scope::Fleet(fleet) => fleet,
+        };
+        let known = match command.name.as_str() {
+            "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
+            | "explain" | "balance" | "export" => self.known_fleet(fleet),
+            _ => return None,
+        };
+        Some(known.and_then(|()| self.look_at(fleet, address, command)))
+    }
+
+    fn look_at(
+        &self,
+        fleet: &FleetId,
+        address: &Address,
+        command: &FleetCommand,
+    ) -> Result<Looked, CommandError> {
+        let args = &command.args;
+        let ledger = &*self.ledger;
+        Ok(match command.name.as_str() {
+            "device-list" => {
+                let DeviceList { after, most } = arguments(args)?;
+                Looked::Value(query::devices(ledger, fleet, after.as_ref(), most))
+            }
+            "package-list" => {
+                let Nothing {} = arguments(args)?;
+                Looked::Value(query::packages(ledger, fleet))
+            }
+            "plan-list" => {
+                let Nothing {} = arguments(args)?;
+                Looked::Value(query::plans(ledger, fleet))
+            }
+            "fleet-show" => {
+                let Nothing {} = arguments(args)?;
+                Looked::Value(query::fleet(ledger, fleet))
+            }
+            "device-show" => {
+                let DeviceOnly { device } = arguments(args)?;
+                let device = self.own_device(fleet, &device)?;
+                Looked::Value(query::device_with_refusal(ledger, &device, self.now))
+            }
+            "explain" => {
+                let Explain { device, since } = arguments(args)?;
+                let Some(device) = device else {
+                    return Ok(Looked::Query(Query::trail(
+                        address.clone(),
+                        fleet.clone(),
+                        since,
+                    )));
+                };
+                let device = self.own_device(fleet, &device)?;
+                let refusal = explain::refusal(ledger, &device, self.now);
+                let refusal = refusal.map(|words| (self.now, words));
+                Looked::Query(Query::explain(address.clone(), device, since, refusal))
+            }
+            "balance" => {
+                let Balance { at } = arguments(args)?;
+                Looked::Query(Query::balance(address.clone(), fleet.clone(), at))
+            }
+            _ => {
+                let Export { from } = arguments(args)?;
+                let members = ledger.index.members.get(fleet);
+                Looked::Query(Query::export(
+                    address.clone(),
+                    fleet.clone(),
+                    members.cloned().unwrap_or_default(),
+                    from,
+                ))
+            }
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! What of the journal a fleet's managers want to hear of. An event is an entry: the entry's number is its id.
+
+use serde_cbor::Value;
+use simquota_shared::ids::{DeviceId, FleetId, Text};
+use simquota_shared::message::Event;
+use simquota_shared::units::Octets;
+
+use super::Ledger;
+use super::account::{Account, Move, Pocket};
+use super::entry::{Cause, Entry, Limit, Subject};
+
+/// The event that an entry is; none for most.
+///
+/// It is made of nothing but the entry and whose device it is about, so that it is the same whenever it is made.
+#[must_use]
+pub fn of(ledger: &Ledger, entry: &Entry) -> Option<Event> {
+    let (kind, args) = what(entry)?;
+    let (fleet, device): (FleetId, Option<DeviceId>) = match &entry.subject {
+        Subject::Device(id) => (ledger.devices.get(id)?.fleet.clone(), Some(id.clone())),
+        Subject::Fleet(id) => (id.clone(), None),
+        Subject::Platform => return None,
+    };
+    Some(Event {
+        entry: entry.number,
+        at: entry.at,
+        fleet,
+        device,
+        kind: Text::clipped(kind),
+        args,
+    })
+}
+
+fn what(entry: &Entry) -> Option<(&'static str, Value)> {
+    use crate::charging::{number, optional, text, value_map};
+    Some(match &entry.cause {
+        Cause::Crossed(crossed) if crossed.told => (
+            "threshold",
+            value_map([
+                ("package", text(&crossed.package)),
+                ("percent", number(crossed.percent)),
+                ("crossing", number(crossed.crossing)),
+            ]),
+        ),
+        Cause::LimitReached(reached) => (
+            "limit",
+            value_map([
+                ("limit", Value::Text(limit(reached.limit).to_owned())),
+                ("used", number(reached.used.value())),
+                ("of", number(reached.of.value())),
+                ("until", number(reached.until.value())),
+            ]),
+        ),
+        Cause::ToppedUp(topped) => (
+            if topped.bought.is_some() {
+                "topped-up"
+            } else {
+                "top-up-refused"
+            },
+            value_map([
+                ("rule", text(&topped.rule)),
+                ("package", text(&topped.package)),
+                ("bought", optional(topped.bought.as_ref(), text)),
+                ("why", text(&topped.why)),
+            ]),
+        ),
+        Cause::PackageEnded(ended) => (
+            if ended.refunded {
+                "package-cancelled"
+            } else {
+                "package-ended"
+            },
+            value_map([
+                ("package", text(&ended.package)),
+                ("octets", number(left_over(&entry.moves).value())),
+            ]),
+        ),
+        Cause::PackageBegan(began) => (
+            "package-began",
+            value_map([
+                ("package", text(&began.package)),
+                (
+                    "until",
+                    optional(began.until, |until| number(until.value())),
+                ),
+            ]),
+        ),
+        Cause::PlanTurned(turned) => (
+            if turned.package.is_some() {
+                "plan-turned"
+            } else {
+                "plan-unpaid"
+            },
+            value_map([
+                ("plan", text(&turned.plan)),
+                ("period", number(turned.period)),
+                ("package", optional(turned.package.as_ref(), text)),
+                ("next", number(turned.next.value())),
+            ]),
+        ),
+        Cause::Suspension(suspension) => (
+            if suspension.suspended {
+                "suspended"
+            } else {
+                "resumed"
+            },
+            value_map([]),
+        ),
+        Cause::FleetSuspension(suspension) => (
+            if suspension.suspended {
+                "fleet-suspended"
+            } else {
+                "fleet-resumed"
+            },
+            value_map([]),
+        ),
+        Cause::Lapsed(lapsed) => (
+            "lease-lapsed",
+            value_map([("epoch", number(lapsed.epoch.value()))]),
+        ),
+        _ => return None,
+    })
+}
+
+/// A limit's name on the wire.
+#[must_use]
+pub const fn limit(limit: Limit) -> &'static str {
+    match limit {
+        Limit::DeviceDay => "device-day",
+        Limit::DeviceMonth => "device-month",
+        Limit::Share => "share",
+        Limit::PoolDay => "pool-day",
+        Limit::PoolMonth => "pool-month",
+    }
+}
+
+fn left_over(moves: &[Move]) -> Octets {
+    let gone = moves.iter().filter(|movement| {
+        matches!(
+            movement.to,
+            Account::Package(_, Pocket::Expired | Pocket::Refunded)
+        )
+    });
+    Octets(gone.map(|movement| movement.octets.value()).sum())
+}
