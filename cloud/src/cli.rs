@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId, PackageId, ZoneId};
+use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId};
 use simquota_shared::units::{Octets, UnixMillis, parse_octets};
 
 pub use ask::Refused;
@@ -115,7 +115,7 @@ enum Command {
     Key(access::KeyCommand),
     /// Packages of prepaid volume
     #[command(subcommand)]
-    Package(PackageCommand),
+    Package(package::PackageCommand),
     /// Devices
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -297,120 +297,6 @@ enum BatchCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum PackageCommand {
-    /// Buy a package for a device, or for a fleet's pool
-    #[command(
-        after_help = "Examples:\n  simquota-cloud package buy --fleet acme --volume 1GB --days 30\n  simquota-cloud package buy --device tracker-1 --volume 10MB --zone home"
-    )]
-    Buy(BuyArgs),
-    /// List a fleet's packages
-    List {
-        /// Which fleet; all whose manager's key is here when not given
-        #[arg(long)]
-        fleet: Option<FleetId>,
-    },
-    /// End a package and refund what is left of it
-    Cancel {
-        /// Which package
-        package: PackageId,
-        /// Its fleet
-        #[arg(long)]
-        fleet: FleetId,
-    },
-    /// Deduct octets from what a package has available
-    Debit {
-        /// Which package
-        package: PackageId,
-        /// Its fleet
-        #[arg(long)]
-        fleet: FleetId,
-        /// How much, for example 5MB
-        #[arg(long, value_parser = amount)]
-        volume: Octets,
-        /// Why, for the record
-        #[arg(long)]
-        why: String,
-    },
-    /// Move available octets to another package, or to a new one for a device or the pool
-    #[command(
-        after_help = "Example: simquota-cloud package move pool-1 --fleet acme --device tracker-1 --volume 5MB --why 'long trip'"
-    )]
-    Move {
-        /// Out of this package
-        package: PackageId,
-        /// Its fleet
-        #[arg(long)]
-        fleet: FleetId,
-        /// Into this one; a new one when not given
-        #[arg(long, conflicts_with = "device")]
-        to: Option<PackageId>,
-        /// The new one is for this device; for the pool when not given
-        #[arg(long)]
-        device: Option<DeviceId>,
-        /// How much, for example 5MB
-        #[arg(long, value_parser = amount)]
-        volume: Octets,
-        /// Why, for the record
-        #[arg(long)]
-        why: String,
-    },
-    /// Credit octets to a package
-    Credit {
-        /// Which package
-        package: PackageId,
-        /// Its fleet
-        #[arg(long)]
-        fleet: FleetId,
-        /// How much, for example 5MB
-        #[arg(long, value_parser = amount)]
-        volume: Octets,
-        /// Why, for the record
-        #[arg(long)]
-        why: String,
-    },
-}
-
-#[derive(Debug, Args)]
-struct BuyArgs {
-    /// For this device
-    #[arg(long, required_unless_present = "fleet")]
-    device: Option<DeviceId>,
-    /// For this fleet's pool; with --device: the device's fleet
-    #[arg(long)]
-    fleet: Option<FleetId>,
-    /// How much, for example 10MB
-    #[arg(long, value_parser = amount)]
-    volume: Octets,
-    /// Valid for so many days; without end when not given
-    #[arg(long)]
-    days: Option<u64>,
-    /// Valid for so many days from its first use on
-    #[arg(long, value_name = "DAYS", conflicts_with = "days")]
-    first_use_days: Option<u64>,
-    /// Not to be used before this: 2026-11-22T10:30:00Z
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    from: Option<UnixMillis>,
-    /// Valid until then, used or not
-    #[arg(long, value_name = "TIME", value_parser = time::parse, conflicts_with = "days")]
-    until: Option<UnixMillis>,
-    /// Octets that may be used beyond the volume, instead of a cut
-    #[arg(long, value_parser = amount)]
-    overage: Option<Octets>,
-    /// What it costs, in minor units of the fleet's money
-    #[arg(long, value_name = "AMOUNT")]
-    price: Option<u64>,
-    /// Where it is valid, may be given several times; everywhere when not given
-    #[arg(long = "zone", value_name = "ZONE")]
-    zones: Vec<ZoneId>,
-    /// The lower, the earlier it is used
-    #[arg(long)]
-    priority: Option<u64>,
-    /// The package's name; after the command's id when not given
-    #[arg(long)]
-    package: Option<PackageId>,
-}
-
-#[derive(Debug, Subcommand)]
 enum DeviceCommand {
     /// List devices
     List {
@@ -538,37 +424,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Key(command) => access::key(common, command),
-        Command::Package(command) => match command {
-            PackageCommand::Buy(buy) => package::buy(common, buy),
-            PackageCommand::List { fleet } => package::list(common, fleet.as_ref()),
-            PackageCommand::Cancel { package, fleet } => package::cancel(common, &package, &fleet),
-            PackageCommand::Credit {
-                package,
-                fleet,
-                volume,
-                why,
-            } => package::amend(common, "package-credit", &package, &fleet, volume, &why),
-            PackageCommand::Debit {
-                package,
-                fleet,
-                volume,
-                why,
-            } => package::amend(common, "package-debit", &package, &fleet, volume, &why),
-            PackageCommand::Move {
-                package,
-                fleet,
-                to,
-                device,
-                volume,
-                why,
-            } => package::move_octets(
-                common,
-                (&package, to.as_ref(), device.as_ref()),
-                &fleet,
-                volume,
-                &why,
-            ),
-        },
+        Command::Package(command) => package::run(common, command),
         Command::Device(command) => match command {
             DeviceCommand::List { fleet } => device::list(common, fleet.as_ref()),
             DeviceCommand::Show(which) => device::show(common, &which),

@@ -7,7 +7,8 @@
 //! | room | what is commanded there |
 //! |---|---|
 //! | `platform` | fleets, keys, SIMs, money: admins |
-//! | `package` | packages bought, cancelled, credited, moved; deductions and their refund |
+//! | `package` | packages bought, cancelled, credited, debited, moved |
+//! | `refund` | deductions given back |
 //! | `plan` | packages that come anew |
 //! | `fleet` | limits, thresholds, top-up rules, suspension |
 //! | `device` | what a device is told, its caps |
@@ -21,6 +22,7 @@ mod look;
 mod package;
 mod plan;
 mod platform;
+mod refund;
 
 use serde::de::DeserializeOwned;
 use serde_cbor::Value;
@@ -40,9 +42,9 @@ use device::DeviceChange;
 use fleet::FleetChange;
 use look::Looked;
 use package::PackageChange;
-pub use package::named_entry;
 use plan::PlanChange;
 use platform::PlatformChange;
+pub use refund::named_entry;
 
 /// The most SIMs of one import command.
 pub const SIMS_MAX: usize = 500;

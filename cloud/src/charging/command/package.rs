@@ -1,21 +1,20 @@
-//! What managers command about packages: bought, cancelled, credited, moved; deductions and their refund.
+//! What managers command about packages: bought, cancelled, credited, debited, moved.
 
 use serde::Deserialize;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::ids::{DeviceId, FleetId, PackageId, Text, ZoneId};
 use simquota_shared::message::FleetCommand;
-use simquota_shared::units::{EntryNumber, Octets, UnixMillis, human};
+use simquota_shared::units::{Octets, UnixMillis, human};
 
+use super::refund::Refund;
 use super::{Change, CommandError, arguments, refuse};
 use crate::charging::purchase::Purchase;
-use crate::charging::usage::{device_account, pocket};
+use crate::charging::usage::pocket;
 use crate::charging::{Turn, query};
 use crate::ledger::Broken;
-use crate::ledger::account::{Account, Move, Pocket, Slot};
-use crate::ledger::entry::{
-    Cause, Credited, Debited, Entry, PackageBought, Refunded, Subject, TermsSet,
-};
+use crate::ledger::account::{Move, Pocket};
+use crate::ledger::entry::{Cause, Credited, Debited, PackageBought, TermsSet};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,17 +68,6 @@ struct PackageMove {
     device: Option<DeviceId>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RefundArguments {
-    entry: EntryNumber,
-    why: Text,
-    #[serde(default)]
-    octets: Option<Octets>,
-    #[serde(default)]
-    package: Option<PackageId>,
-}
-
 /// A change of packages, checked.
 pub(super) enum PackageChange {
     Buy(Purchase),
@@ -94,22 +82,7 @@ pub(super) enum PackageChange {
         /// The target is made for it.
         new: Option<Purchase>,
     },
-    Refund {
-        subject: Subject,
-        refunded: Refunded,
-        moves: Vec<Move>,
-    },
-}
-
-/// The entry that a command is about. The shell reads it from the journal and shows it to the turn.
-#[must_use]
-pub fn named_entry(command: &FleetCommand) -> Option<EntryNumber> {
-    if command.name.as_str() != "refund" {
-        return None;
-    }
-    arguments::<RefundArguments>(&command.args)
-        .ok()
-        .map(|refund| refund.entry)
+    Refund(Refund),
 }
 
 impl Turn<'_> {
@@ -147,7 +120,7 @@ impl Turn<'_> {
                 PackageChange::Debit(package, octets, why)
             }
             "package-move" => self.prepare_move(fleet, command)?,
-            "refund" => self.prepare_refund(fleet, arguments(args)?)?,
+            "refund" => PackageChange::Refund(self.prepare_refund(fleet, arguments(args)?)?),
             other => return super::unknown(other),
         };
         Ok(Change::Package(change))
@@ -273,156 +246,6 @@ impl Turn<'_> {
         })
     }
 
-    /// A refund names the entry of a deduction. It never gives back more than that took, over all refunds of it.
-    fn prepare_refund(
-        &self,
-        fleet: &FleetId,
-        refund: RefundArguments,
-    ) -> Result<PackageChange, CommandError> {
-        let RefundArguments {
-            entry: number,
-            why,
-            octets,
-            package: target,
-        } = refund;
-        let Some(entry) = self.entry_of(fleet, number) else {
-            return refuse(
-                Code::USER_UNKNOWN,
-                "unknown-entry",
-                format!("fleet {fleet} has no entry {number}"),
-            );
-        };
-        let deductions = deductions(entry);
-        let total: u64 = deductions.iter().map(|(_, octets)| octets).sum();
-        let before = self
-            .ledger
-            .refunds
-            .get(&number)
-            .copied()
-            .unwrap_or_default();
-        let left = total.saturating_sub(before.value());
-        let octets = octets.unwrap_or(Octets(left));
-        let (code, name, words) = if total == 0 {
-            (
-                Code::RATING_FAILED,
-                "no-deduction",
-                format!(
-                    "entry {number} deducts nothing: it is {}",
-                    entry.cause.name()
-                ),
-            )
-        } else if left == 0 {
-            (
-                Code::RATING_FAILED,
-                "already-refunded",
-                format!("all {total} octets of entry {number} were given back"),
-            )
-        } else if octets == Octets::ZERO || octets > Octets(left) {
-            (
-                Code::RATING_FAILED,
-                "beyond-the-deduction",
-                format!(
-                    "entry {number} deducted {total} octets, {before} were given back: {left} are left"
-                ),
-            )
-        } else {
-            let moves =
-                self.counter_moves(fleet, &deductions, (before, octets), target.as_ref())?;
-            return Ok(PackageChange::Refund {
-                subject: entry.subject.clone(),
-                refunded: Refunded {
-                    of: number,
-                    octets,
-                    why,
-                },
-                moves,
-            });
-        };
-        refuse(code, name, words)
-    }
-
-    /// The entry that was shown, if it is the one and the fleet's.
-    fn entry_of(&self, fleet: &FleetId, number: EntryNumber) -> Option<&Entry> {
-        let entry = self
-            .named
-            .as_ref()
-            .filter(|entry| entry.number == number)
-            .or_else(|| self.entries.iter().find(|entry| entry.number == number))?;
-        let own = match &entry.subject {
-            Subject::Device(id) => self.ledger.devices.get(id)?.fleet == *fleet,
-            Subject::Fleet(id) => id == fleet,
-            Subject::Platform => false,
-        };
-        own.then_some(entry)
-    }
-
-    /// The octets after the first `before` of a deduction, given back to whoever they came from.
-    fn counter_moves(
-        &self,
-        fleet: &FleetId,
-        deductions: &[(Account, u64)],
-        (before, octets): (Octets, Octets),
-        target: Option<&PackageId>,
-    ) -> Result<Vec<Move>, CommandError> {
-        let (mut skip, mut left) = (before.value(), octets.value());
-        let mut moves: Vec<Move> = Vec::new();
-        for (account, deducted) in deductions {
-            let skipped = skip.min(*deducted);
-            skip -= skipped;
-            let part = left.min(deducted - skipped);
-            if part == 0 {
-                continue;
-            }
-            left -= part;
-            match account {
-                Account::Package(package, _) => {
-                    let open = self.own_package(fleet, package).is_ok();
-                    let package = match target {
-                        Some(target) => target,
-                        None if open => package,
-                        None => {
-                            return refuse(
-                                Code::RATING_FAILED,
-                                "package-ended",
-                                format!("package {package} has ended: name another with 'package'"),
-                            );
-                        }
-                    };
-                    self.own_package(fleet, package)?;
-                    self.creditable(package, octets)?;
-                    moves.push(Move {
-                        from: pocket(package, Pocket::Credited),
-                        to: pocket(package, Pocket::Available),
-                        octets: Octets(part),
-                    });
-                }
-                Account::Device(device, _) => {
-                    let debt = self
-                        .ledger
-                        .devices
-                        .get(device)
-                        .map_or(Octets::ZERO, |device| device.debt);
-                    if debt < Octets(part) {
-                        return refuse(
-                            Code::RATING_FAILED,
-                            "debt-was-paid",
-                            format!(
-                                "{part} octets became debt, and {debt} of that is unpaid: name the entry of the payment"
-                            ),
-                        );
-                    }
-                    moves.push(Move {
-                        from: device_account(device, Slot::Debt),
-                        to: device_account(device, Slot::Forgiven),
-                        octets: Octets(part),
-                    });
-                }
-                Account::Fleet(_, _) => {}
-            }
-        }
-        Ok(moves)
-    }
-
     /// Without a name of its own a package is called after the command: unique in the fleet for ever.
     pub(super) fn package_name(
         &self,
@@ -488,7 +311,11 @@ impl Turn<'_> {
     }
 
     /// Whether a package's accounts can take so many octets more.
-    fn creditable(&self, package: &PackageId, octets: Octets) -> Result<(), CommandError> {
+    pub(super) fn creditable(
+        &self,
+        package: &PackageId,
+        octets: Octets,
+    ) -> Result<(), CommandError> {
         if octets == Octets::ZERO {
             return refuse(
                 Code::RATING_FAILED,
@@ -601,40 +428,8 @@ impl Turn<'_> {
                     query::package(self.ledger, &to),
                 ]))
             }
-            PackageChange::Refund {
-                subject,
-                refunded,
-                moves,
-            } => self.refund(subject, refunded, moves),
+            PackageChange::Refund(refund) => self.refund(refund),
         }
-    }
-
-    fn refund(
-        &mut self,
-        subject: Subject,
-        refunded: Refunded,
-        moves: Vec<Move>,
-    ) -> Result<Value, Broken> {
-        let gained: Vec<PackageId> = moves
-            .iter()
-            .filter_map(|movement| match &movement.to {
-                Account::Package(id, Pocket::Available) => Some(id.clone()),
-                _ => None,
-            })
-            .collect();
-        let result = query::map([
-            ("entry", query::number(refunded.of.value())),
-            ("refunded", query::number(refunded.octets.value())),
-            (
-                "packages",
-                Value::Array(gained.iter().map(query::text).collect()),
-            ),
-        ]);
-        self.record(subject, Cause::Refunded(refunded), moves)?;
-        for package in gained {
-            self.gained_by(&package)?;
-        }
-        Ok(result)
     }
 
     fn about(&mut self, package: &PackageId, cause: Cause, moves: Vec<Move>) -> Result<(), Broken> {
@@ -647,31 +442,11 @@ impl Turn<'_> {
         }
     }
 
-    fn gained_by(&mut self, package: &PackageId) -> Result<(), Broken> {
+    pub(super) fn gained_by(&mut self, package: &PackageId) -> Result<(), Broken> {
         let Some(found) = self.ledger.packages.get(package) else {
             return Ok(());
         };
         let (fleet, device) = (found.fleet.clone(), found.device.clone());
         self.gained(package, &fleet, device.as_ref())
     }
-}
-
-/// What an entry deducted, and from whom: octets that packages paid, and octets that became debt.
-fn deductions(entry: &Entry) -> Vec<(Account, u64)> {
-    let deducts = matches!(
-        entry.cause,
-        Cause::Usage(_) | Cause::Closed(_) | Cause::DebtPaid(_) | Cause::Debited(_)
-    );
-    entry
-        .moves
-        .iter()
-        .filter(|movement| {
-            deducts
-                && matches!(
-                    movement.to,
-                    Account::Package(_, Pocket::Used) | Account::Device(_, Slot::Debt)
-                )
-        })
-        .map(|movement| (movement.to.clone(), movement.octets.value()))
-        .collect()
 }

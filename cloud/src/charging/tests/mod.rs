@@ -19,6 +19,8 @@ mod pool;
 mod published;
 mod refunds;
 
+use std::convert::Infallible;
+
 use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::codec;
@@ -34,7 +36,7 @@ use simquota_shared::units::{Boot, EntryNumber, Epoch, Octets, RequestNumber, Se
 use super::{DeviceRequest, Outgoing, Query, Rules, Turn, Verdict, named_entry};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Audit;
-use crate::ledger::entry::{Cause, Entry};
+use crate::ledger::entry::Entry;
 use crate::ledger::event;
 
 /// 2026-11-23T00:00:00Z, a Monday.
@@ -149,6 +151,10 @@ impl World {
             std::mem::take(&mut turn.entries),
             std::mem::take(&mut turn.outgoing),
         );
+        for entry in &entries {
+            let words = crate::ledger::explain::words(entry);
+            assert!(!words.is_empty(), "{} is not explained", entry.cause.name());
+        }
         self.journal.extend(entries);
         self.said = said;
         assert_eq!(self.ledger.violations(), Vec::<String>::new());
@@ -158,6 +164,8 @@ impl World {
             let entry: Entry = serde_cbor::from_slice(&octets).unwrap();
             again.apply(&entry).unwrap();
         }
+        let audit = Audit::run(self.journal.iter().cloned().map(Ok::<_, Infallible>));
+        assert_eq!(audit.faults, Vec::<String>::new());
         again.index.alarms.clear();
         again.index.unsettled = self.ledger.index.unsettled.clone();
         assert_eq!(again, self.ledger, "the journal adds up to the same ledger");
@@ -215,7 +223,7 @@ impl World {
             .iter()
             .filter(|entry| entry.number >= from)
             .cloned()
-            .map(Ok::<_, std::convert::Infallible>);
+            .map(Ok::<_, Infallible>);
         let mut whole: Option<FleetReply> = None;
         for outgoing in query.answer(entries).unwrap() {
             let reply: FleetReply = codec::decode(&outgoing.payload).unwrap();
@@ -444,23 +452,5 @@ impl World {
             .iter()
             .filter(|entry| entry.cause.name() == cause)
             .count()
-    }
-}
-
-impl Drop for World {
-    /// Whatever a test did, the audit holds at its end.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        let entries = self.journal.iter().cloned();
-        let audit = Audit::run(entries.map(Ok::<_, std::convert::Infallible>));
-        assert_eq!(audit.faults, Vec::<String>::new());
-        for entry in &self.journal {
-            if !matches!(entry.cause, Cause::CommandDone(_)) {
-                let words = crate::ledger::explain::words(entry);
-                assert!(!words.is_empty(), "{} is not explained", entry.cause.name());
-            }
-        }
     }
 }
