@@ -8,5 +8,10 @@ pub mod disk;
 pub mod missing;
 pub mod port;
 pub mod process;
+#[allow(
+    clippy::indexing_slicing,
+    reason = "an index into JSON that is not there gives null"
+)]
+pub mod sbom;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub mod sim;

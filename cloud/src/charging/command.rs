@@ -354,6 +354,10 @@ impl Turn<'_> {
                 arguments::<Nothing>(&command.args)
                     .map(|Nothing {}| Looked::Query(Query::audit(address.clone()))),
             ),
+            (Scope::Ops, "usage-by-sim") => Some(
+                arguments::<Nothing>(&command.args)
+                    .map(|Nothing {}| Looked::Query(Query::by_sim(address.clone()))),
+            ),
             (Scope::Ops, "backup") => Some(
                 arguments(&command.args)
                     .map(|Backup { name }| Looked::Query(Query::backup(address.clone(), name))),

@@ -9,6 +9,7 @@ use simquota_shared::units::UnixMillis;
 use super::command::{Scope, reply_of};
 use super::{Outgoing, Seal, encoded};
 use crate::ledger::audit::Audit;
+use crate::ledger::carrier::BySim;
 use crate::ledger::entry::{Entry, Subject};
 use crate::ledger::explain;
 use crate::ledger::package::Package;
@@ -42,6 +43,8 @@ pub struct Query {
 #[derive(Clone, Debug, PartialEq)]
 enum What {
     Audit,
+    /// What each SIM used on each day.
+    BySim,
     /// The journal is to be written to a file of this name.
     Backup(KeyId),
     Explain {
@@ -65,6 +68,13 @@ impl Query {
         }
     }
 
+    pub(super) fn by_sim(address: Address) -> Self {
+        Self {
+            address,
+            what: What::BySim,
+        }
+    }
+
     pub(super) fn backup(address: Address, name: KeyId) -> Self {
         Self {
             address,
@@ -77,7 +87,7 @@ impl Query {
     pub fn backup_name(&self) -> Option<&KeyId> {
         match &self.what {
             What::Backup(name) => Some(name),
-            What::Audit | What::Explain { .. } => None,
+            What::Audit | What::BySim | What::Explain { .. } => None,
         }
     }
 
@@ -99,6 +109,7 @@ impl Query {
     ) -> Result<Vec<Outgoing>, Broken> {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
+            What::BySim => by_sim(entries),
             What::Backup(_) => Value::Null,
             What::Explain { device, since } => explained(entries, device, *since),
         };
@@ -127,6 +138,21 @@ fn explained<E: std::fmt::Display>(
         }
     }
     Value::Array(rows)
+}
+
+fn by_sim<E: std::fmt::Display>(entries: impl Iterator<Item = Result<Entry, E>>) -> Value {
+    let mut sums = BySim::default();
+    for entry in entries.map_while(Result::ok) {
+        sums.take(&entry);
+    }
+    let rows = sums.octets.iter().map(|((iccid, day), octets)| {
+        map([
+            ("iccid", text(iccid)),
+            ("day", number(*day)),
+            ("octets", wide(*octets)),
+        ])
+    });
+    Value::Array(rows.collect())
 }
 
 /// Splits a list over as many parts as it needs.

@@ -15,6 +15,7 @@ pub mod access;
 pub mod account;
 mod apply;
 pub mod audit;
+pub mod carrier;
 pub mod chain;
 pub mod device;
 pub mod entry;
