@@ -7,6 +7,7 @@ mod access;
 mod acl;
 mod ask;
 mod backup;
+mod carrier;
 mod device;
 mod enrol;
 mod init;
@@ -159,6 +160,17 @@ enum Command {
         /// Where to
         #[arg(long, value_name = "FOLDER", default_value = ".")]
         out: PathBuf,
+    },
+    /// Lay the carrier's records beside ours: SIM by SIM, day by day
+    #[command(
+        after_help = "The file has lines of iccid,YYYY-MM-DD,octets. Exit code 1: some are further apart than allowed.\nExample: simquota-cloud carrier november.csv --permille 30"
+    )]
+    Carrier {
+        /// The carrier's records
+        file: PathBuf,
+        /// How many thousandths apart a day may be
+        #[arg(long, default_value_t = 50)]
+        permille: u64,
     },
     /// Write the whole journal into a file, while the service runs
     #[command(after_help = "Example: simquota-cloud backup monday   (DATA/backups/monday.journal)")]
@@ -444,6 +456,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         } => ledger::audit_store(common, &store),
         Command::Audit { offline: false, .. } => ledger::audit(common),
         Command::Audit { offline: true, .. } => ledger::audit_offline(common),
+        Command::Carrier { file, permille } => carrier::run(common, &file, permille),
         Command::Backup { name } => backup::run(common, &name),
         Command::Restore { file, replace } => backup::restore(common, &file, replace),
         Command::Acl { kind, out } => acl::run(common, kind, &out),

@@ -401,6 +401,7 @@ impl At<'_> {
             admission: admission::Limits {
                 sender_per_s: self.positive("limits.sender_per_s", raw.sender_per_s)?,
                 sender_burst: self.positive("limits.sender_burst", raw.sender_burst)?,
+                fleet_per_s: self.positive("limits.fleet_per_s", raw.fleet_per_s)?,
                 all_per_s: self.positive("limits.all_per_s", raw.all_per_s)?,
                 senders_max: raw.senders_max,
             },

@@ -10,6 +10,11 @@ pub mod missing;
 pub mod port;
 pub mod process;
 pub mod prove;
+#[allow(
+    clippy::indexing_slicing,
+    reason = "an index into JSON that is not there gives null"
+)]
+pub mod sbom;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub mod sim;
 pub mod tools;

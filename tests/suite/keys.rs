@@ -208,6 +208,64 @@ fn keys_and_batches_are_revoked_and_closed() {
     );
 }
 
+#[test]
+fn a_lying_meter_is_seen_beside_the_carriers_records() {
+    let world = World::start();
+    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "100MB"]);
+    let trace = steady(3, 10_000);
+    let mut device = world.device("tracker-y", &trace, 1, "1 MB");
+    device.start();
+    assert!(
+        device
+            .process
+            .as_mut()
+            .unwrap()
+            .wait_exit(LIMIT)
+            .unwrap()
+            .success()
+    );
+    let iccid = world.show(&device)["iccid"].as_str().unwrap().to_owned();
+    let reported = crate::world::octets(&trace);
+    // Around midnight the samples may stand on two days: the carrier's file has whatever days we have.
+    let days: std::collections::BTreeSet<String> = world
+        .cloud(&["device", "show", "tracker-y"])
+        .iter()
+        .map(|row| row["registered"].as_u64().unwrap())
+        .flat_map(|registered| [registered, registered + 60_000])
+        .map(|ms| date(ms / 86_400_000))
+        .collect();
+    let file = world.folder.path().join("carrier.csv");
+    let write = |octets: u64| {
+        let rows: String = days
+            .iter()
+            .map(|day| format!("{iccid},{day},{octets}\n"))
+            .collect();
+        std::fs::write(&file, rows).unwrap();
+    };
+    let path = file.to_str().unwrap();
+    if days.len() == 1 {
+        write(reported);
+        assert_eq!(world.cloud(&["carrier", path])[0]["drift_permille"], 0);
+    }
+    // The carrier counted twice as much.
+    write(2 * reported);
+    let (rows, code, said) = world.command(&["carrier", path]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("look at these devices' meters"), "{said}");
+    assert!(
+        rows[0]["drift_permille"].as_i64().unwrap() <= -500,
+        "{rows:?}"
+    );
+}
+
+fn date(day: u64) -> String {
+    let output = Command::new("date")
+        .args(["-u", "+%Y-%m-%d", "-d", &format!("@{}", day * 86_400)])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_rotated_over_the_air_and_the_old_one_is_over() {
     let world = World::start();

@@ -95,3 +95,42 @@ fn clocks_are_read_in_one_place_of_each_crate() {
         );
     }
 }
+
+#[test]
+fn each_dependency_says_why_it_is_here() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut silent = Vec::new();
+    for file in [
+        "Cargo.toml",
+        "shared/Cargo.toml",
+        "edge/Cargo.toml",
+        "cloud/Cargo.toml",
+        "tests/Cargo.toml",
+    ] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let (mut inside, mut said) = (false, false);
+        for line in text.lines() {
+            if line.starts_with('[') {
+                inside = line.contains("dependencies]");
+            }
+            // A comment speaks for the line below it, and for those of the same family right after that.
+            let elsewhere = line.contains("workspace = true") || line.contains("path = ");
+            let family = line.starts_with("netlink-");
+            if inside
+                && line.contains(" = ")
+                && !line.starts_with('#')
+                && !elsewhere
+                && !said
+                && !family
+            {
+                silent.push(format!("{file}: {line}"));
+            }
+            said = line.starts_with('#');
+        }
+    }
+    assert!(
+        silent.is_empty(),
+        "why are these here?\n{}",
+        silent.join("\n")
+    );
+}

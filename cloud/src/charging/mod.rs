@@ -163,6 +163,12 @@ impl<'a> Turn<'a> {
         self.now = self.now.max(clock);
     }
 
+    /// The fleet of a device that is registered.
+    #[must_use]
+    pub fn fleet_of(&self, id: &DeviceId) -> Option<&FleetId> {
+        self.ledger.devices.get(id).map(|device| &device.fleet)
+    }
+
     /// Decides a device's message that was verified under `kid`.
     ///
     /// # Errors

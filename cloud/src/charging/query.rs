@@ -11,6 +11,7 @@ use simquota_shared::units::{EntryNumber, UnixMillis};
 use super::command::{Scope, reply_of};
 use super::{Outgoing, Seal, encoded};
 use crate::ledger::audit::Audit;
+use crate::ledger::carrier::BySim;
 use crate::ledger::cdr;
 use crate::ledger::entry::{Entry, Subject};
 use crate::ledger::explain;
@@ -48,6 +49,8 @@ pub struct Query {
 #[derive(Clone, Debug, PartialEq)]
 enum What {
     Audit,
+    /// What each SIM used on each day.
+    BySim,
     /// The journal is to be written to a file of this name.
     Backup(KeyId),
     /// What concerns a device, and why it is refused now.
@@ -127,9 +130,17 @@ impl Query {
             What::Export { from, .. } => *from,
             What::Audit
             | What::Backup(_)
+            | What::BySim
             | What::Explain { .. }
             | What::Trail { .. }
             | What::Balance { .. } => EntryNumber::ZERO,
+        }
+    }
+
+    pub(super) fn by_sim(address: Address) -> Self {
+        Self {
+            address,
+            what: What::BySim,
         }
     }
 
@@ -167,6 +178,7 @@ impl Query {
     ) -> Result<Vec<Outgoing>, Broken> {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
+            What::BySim => by_sim(entries),
             What::Backup(_) => Value::Null,
             What::Explain {
                 device,
@@ -297,6 +309,21 @@ fn failed(address: &Address, why: &str) -> Result<Vec<Outgoing>, Broken> {
         retain: false,
         seal: Seal::Mac(address.kid.clone()),
     }])
+}
+
+fn by_sim<E: std::fmt::Display>(entries: impl Iterator<Item = Result<Entry, E>>) -> Value {
+    let mut sums = BySim::default();
+    for entry in entries.map_while(Result::ok) {
+        sums.take(&entry);
+    }
+    let rows = sums.octets.iter().map(|((iccid, day), octets)| {
+        map([
+            ("iccid", text(iccid)),
+            ("day", number(*day)),
+            ("octets", wide(*octets)),
+        ])
+    });
+    Value::Array(rows.collect())
 }
 
 /// Splits a list over as many parts as it needs.

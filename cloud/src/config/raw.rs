@@ -80,6 +80,7 @@ pub(super) struct RawRegistration {
 pub(super) struct RawLimits {
     pub(super) sender_per_s: u32,
     pub(super) sender_burst: u32,
+    pub(super) fleet_per_s: u32,
     pub(super) all_per_s: u32,
     pub(super) senders_max: usize,
     pub(super) rejected_per_s: u32,

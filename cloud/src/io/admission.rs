@@ -32,6 +32,8 @@ pub struct Limits {
     pub sender_per_s: NonZeroU32,
     /// Messages from one sender at once.
     pub sender_burst: NonZeroU32,
+    /// Messages a second from all senders of one fleet.
+    pub fleet_per_s: NonZeroU32,
     /// Messages a second from all senders.
     pub all_per_s: NonZeroU32,
     /// Senders that are kept in mind; beyond them only the limit for all holds.
@@ -47,6 +49,7 @@ enum Sender {
 
 type Unchecked = NoOpMiddleware<Nanos>;
 type Keyed<C> = RateLimiter<Sender, HashMapStateStore<Sender>, C, Unchecked>;
+type Fleets<C> = RateLimiter<FleetId, HashMapStateStore<FleetId>, C, Unchecked>;
 type Direct<C> = RateLimiter<NotKeyed, InMemoryState, C, Unchecked>;
 
 /// Counts what comes in against [`Limits`].
@@ -54,6 +57,8 @@ pub struct Admission<C: Clock<Instant = Nanos>> {
     clock: C,
     senders_max: usize,
     senders: Keyed<C>,
+    /// As many as there are fleets: their names come out of the ledger, not from outside.
+    fleets: Fleets<C>,
     all: Direct<C>,
 }
 
@@ -61,20 +66,23 @@ impl<C: Clock<Instant = Nanos> + Clone> Admission<C> {
     /// Starts with every sender's burst unused.
     pub fn new(limits: Limits, clock: C) -> Self {
         let sender = Quota::per_second(limits.sender_per_s).allow_burst(limits.sender_burst);
+        let fleet = Quota::per_second(limits.fleet_per_s);
         let all = Quota::per_second(limits.all_per_s);
         Self {
             senders_max: limits.senders_max,
             senders: RateLimiter::hashmap_with_clock(sender, clock.clone()),
+            fleets: RateLimiter::hashmap_with_clock(fleet, clock.clone()),
             all: RateLimiter::direct_with_clock(all, clock.clone()),
             clock,
         }
     }
 
-    /// Lets a message in, or says after how many seconds it may come again.
+    /// Lets a message of a fleet in, or says after how many seconds it may come again. The narrowest limit comes first,
+    /// so that who is over their own takes nothing of what others share.
     ///
     /// # Errors
     /// The seconds, at least 1.
-    pub fn admit(&self, said: &Said) -> Result<(), u64> {
+    pub fn admit(&self, said: &Said, fleet: Option<&FleetId>) -> Result<(), u64> {
         let sender = match said {
             Said::Device { id, .. } => Sender::Device(id.clone()),
             Said::Command { kid, .. } => Sender::Person(kid.name.clone()),
@@ -86,6 +94,11 @@ impl<C: Clock<Instant = Nanos> + Clone> Admission<C> {
                 .check_key(&sender)
                 .map_err(|until| self.seconds(&until))?;
         }
+        if let Some(fleet) = fleet {
+            self.fleets
+                .check_key(fleet)
+                .map_err(|until| self.seconds(&until))?;
+        }
         self.all.check().map_err(|until| self.seconds(&until))
     }
 
@@ -93,6 +106,7 @@ impl<C: Clock<Instant = Nanos> + Clone> Admission<C> {
     /// called once a second and not for each message.
     pub fn forget_idle(&self) {
         self.senders.retain_recent();
+        self.fleets.retain_recent();
     }
 
     fn seconds(&self, until: &NotUntil<Nanos>) -> u64 {
@@ -252,6 +266,7 @@ mod tests {
         Limits {
             sender_per_s: NonZeroU32::new(1).unwrap(),
             sender_burst: NonZeroU32::new(3).unwrap(),
+            fleet_per_s: NonZeroU32::new(4).unwrap(),
             all_per_s: NonZeroU32::new(all_per_s).unwrap(),
             senders_max,
         }
@@ -278,13 +293,32 @@ mod tests {
         let clock = FakeRelativeClock::default();
         let admission = Admission::new(limits(1000, 10), clock.clone());
         for _ in 0..3 {
-            assert_eq!(admission.admit(&said("a")), Ok(()));
+            assert_eq!(admission.admit(&said("a"), None), Ok(()));
         }
-        assert_eq!(admission.admit(&said("a")), Err(1));
-        assert_eq!(admission.admit(&said("b")), Ok(()));
+        assert_eq!(admission.admit(&said("a"), None), Err(1));
+        assert_eq!(admission.admit(&said("b"), None), Ok(()));
         clock.advance(Duration::from_secs(1));
-        assert_eq!(admission.admit(&said("a")), Ok(()));
-        assert_eq!(admission.admit(&said("a")), Err(1));
+        assert_eq!(admission.admit(&said("a"), None), Ok(()));
+        assert_eq!(admission.admit(&said("a"), None), Err(1));
+    }
+
+    #[test]
+    fn a_fleet_has_a_limit_of_its_own_and_another_fleet_is_not_touched() {
+        let clock = FakeRelativeClock::default();
+        let admission = Admission::new(limits(1000, 100), clock.clone());
+        let (buses, kiosks): (FleetId, FleetId) =
+            ("buses".parse().unwrap(), "kiosks".parse().unwrap());
+        for device in ["a", "b", "c", "d"] {
+            assert_eq!(
+                admission.admit(&said(device), Some(&buses)),
+                Ok(()),
+                "{device}"
+            );
+        }
+        assert_eq!(admission.admit(&said("e"), Some(&buses)), Err(1));
+        assert_eq!(admission.admit(&said("f"), Some(&kiosks)), Ok(()));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(admission.admit(&said("e"), Some(&buses)), Ok(()));
     }
 
     #[test]
@@ -292,11 +326,11 @@ mod tests {
         let clock = FakeRelativeClock::default();
         let admission = Admission::new(limits(5, 2), clock.clone());
         for device in ["a", "b", "c", "c", "c"] {
-            assert_eq!(admission.admit(&said(device)), Ok(()), "{device}");
+            assert_eq!(admission.admit(&said(device), None), Ok(()), "{device}");
             assert!(admission.senders.len() <= 2);
         }
         // "c" is not kept in mind, so its fourth is only stopped by the limit for all.
-        assert_eq!(admission.admit(&said("c")), Err(1));
+        assert_eq!(admission.admit(&said("c"), None), Err(1));
         clock.advance(Duration::from_secs(10));
         admission.forget_idle();
         assert!(admission.senders.is_empty());

@@ -260,7 +260,12 @@ impl Pipeline {
                     continue;
                 }
             };
-            if fresh && let Err(retry_s) = self.admission.admit(&said) {
+            let fleet = match &said {
+                Said::Device { id, .. } => turn.fleet_of(id),
+                // A command names any fleet it likes until its key is looked up: its author's limit has to do.
+                Said::Command { .. } | Said::Event(_) | Said::Probe | Said::Nothing => None,
+            };
+            if fresh && let Err(retry_s) = self.admission.admit(&said, fleet) {
                 done.refusals.push((index, rate_limited(retry_s)));
                 turned_away.push((said, retry_s));
                 continue;

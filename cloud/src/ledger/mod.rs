@@ -16,6 +16,7 @@ pub mod access;
 pub mod account;
 mod apply;
 pub mod audit;
+pub mod carrier;
 pub mod cdr;
 pub mod chain;
 pub mod device;

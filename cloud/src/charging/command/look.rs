@@ -77,6 +77,12 @@ impl Turn<'_> {
                         .map(|Backup { name }| Looked::Query(Query::backup(address.clone(), name))),
                 );
             }
+            Scope::Ops if command.name.as_str() == "usage-by-sim" => {
+                return Some(
+                    arguments::<Nothing>(&command.args)
+                        .map(|Nothing {}| Looked::Query(Query::by_sim(address.clone()))),
+                );
+            }
             Scope::Ops if command.name.as_str() == "audit" => {
                 return Some(
                     arguments::<Nothing>(&command.args)
