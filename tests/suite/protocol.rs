@@ -2,6 +2,7 @@
 
 mod codec;
 mod conformance;
+mod demo;
 mod documents;
 mod recorded;
 mod schema;

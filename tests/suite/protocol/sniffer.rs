@@ -1,75 +1,120 @@
 //! Hears every message of the protocol on a broker, and holds it against the schema in the end.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
+use rumqttc::v5::{Event, MqttOptions};
 use simquota_tests::broker::Broker;
+use tokio::sync::oneshot;
 
 use super::schema::{Schema, rule};
-use crate::broker::client::Client;
+use crate::broker::client::{Client, options};
 
 /// The topic that ends it; not one of the protocol's.
 const END: &str = "csim/v1/end-of-the-test";
 
-/// A subscriber of everything, on a thread of its own.
+/// A subscriber of everything, on a thread of its own. It comes back to a broker that loses it.
 pub(crate) struct Sniffer {
     messages: Receiver<(String, Vec<u8>)>,
+    stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Sniffer {
+    /// Returns when it is subscribed.
     pub(crate) fn start(broker: &dyn Broker) -> Self {
+        Self::with(options(broker, "sniffer"))
+    }
+
+    pub(crate) fn with(mut options: MqttOptions) -> Self {
+        options.set_clean_start(true);
         let (sender, messages) = channel();
         let (ready, subscribed) = channel();
-        let options = crate::broker::client::options(broker, "sniffer");
+        let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let (mut client, _) = Client::connect_with(options).await;
-                client.subscribe("csim/v1/#").await;
-                ready.send(()).unwrap();
-                loop {
-                    let event = client.events.poll().await.expect("the connection broke");
-                    if let rumqttc::v5::Event::Incoming(Packet::Publish(publish)) = event {
-                        let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
-                        if topic == END {
-                            return;
-                        }
-                        sender.send((topic, publish.payload.to_vec())).unwrap();
-                    }
+                tokio::select! {
+                    () = listen(options, sender, ready) => {}
+                    _ = stopped => {}
                 }
             });
         });
         subscribed.recv().unwrap();
-        Self { messages, thread }
+        Self {
+            messages,
+            stop,
+            thread,
+        }
     }
 
-    /// Ends, and checks what was heard: how many messages there were on topics of each rule.
+    /// Ends after the last message on a broker that is still there, and checks what was heard: how many messages there
+    /// were on topics of each rule.
     pub(crate) fn check(self, broker: &dyn Broker) -> BTreeMap<&'static str, usize> {
-        let options = crate::broker::client::options(broker, "sniffer-end");
+        let options = options(broker, "sniffer-end");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let (mut client, _) = Client::connect_with(options).await;
             client.publish(END, false, &["."]).await;
         });
         self.thread.join().unwrap();
-        let mut counts = BTreeMap::new();
-        let mut schemas = BTreeMap::new();
-        for (topic, message) in self.messages {
-            let rule = rule(&topic);
-            let schema = schemas.entry(rule).or_insert_with(|| Schema::of(rule));
-            if let Err(why) = schema.valid(&message) {
-                panic!("{topic}: {why}: {}", hex(&message));
-            }
-            *counts.entry(rule).or_insert(0) += 1;
-        }
-        counts
+        checked(self.messages)
     }
+
+    /// The same when the broker is gone.
+    pub(crate) fn check_after(self) -> BTreeMap<&'static str, usize> {
+        // It may have ended by itself.
+        let _ = self.stop.send(());
+        self.thread.join().unwrap();
+        checked(self.messages)
+    }
+}
+
+async fn listen(options: MqttOptions, sender: Sender<(String, Vec<u8>)>, ready: Sender<()>) {
+    let (mut client, _) = Client::connect_with(options).await;
+    client.subscribe("csim/v1/#").await;
+    ready.send(()).unwrap();
+    loop {
+        match client.events.poll().await {
+            Ok(Event::Incoming(Packet::Publish(Publish { topic, payload, .. }))) => {
+                if topic == END {
+                    return;
+                }
+                let topic = String::from_utf8(topic.to_vec()).unwrap();
+                sender.send((topic, payload.to_vec())).unwrap();
+            }
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                let filter = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+                client.client.try_subscribe("csim/v1/#", filter).unwrap();
+            }
+            Ok(_) => {}
+            // rumqttc tries again at once.
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        }
+    }
+}
+
+fn checked(messages: Receiver<(String, Vec<u8>)>) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    let mut schemas = BTreeMap::new();
+    for (topic, message) in messages {
+        // How a retained message is cleared; and the service's own test of its subscriptions.
+        if message.is_empty() || topic.starts_with("csim/v1/d/cloud-1/up/") {
+            continue;
+        }
+        let rule = rule(&topic);
+        let schema = schemas.entry(rule).or_insert_with(|| Schema::of(rule));
+        if let Err(why) = schema.valid(&message) {
+            panic!("{topic}: {why}: {}", hex(&message));
+        }
+        *counts.entry(rule).or_insert(0) += 1;
+    }
+    counts
 }
 
 pub(crate) fn hex(octets: &[u8]) -> String {
