@@ -4,6 +4,7 @@ pub mod bench;
 pub mod broker;
 pub mod demo;
 pub mod missing;
+pub mod netns;
 pub mod port;
 pub mod process;
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]

@@ -11,6 +11,7 @@ mod broker;
 mod demo;
 mod kills;
 mod mistakes;
+mod netns;
 mod pool;
 mod process;
 mod refused;
