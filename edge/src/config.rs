@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::counter::Direction;
 use crate::io::keyfile::KeyFileError;
-pub use settings::{Metered, Places, Settings};
+pub use settings::{GateSettings, Metered, Places, Settings};
 
 /// The shipped file: every key, its default, and what it means.
 pub const DEFAULTS: &str = include_str!("../edge.toml");
@@ -98,6 +98,18 @@ pub enum SourceKind {
 #[allow(missing_docs, reason = "edge.toml says what each key means")]
 pub struct Gate {
     pub kind: GateChoice,
+    pub command: Vec<String>,
+    pub agent_down: AgentDown,
+}
+
+/// What becomes of traffic while the agent does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentDown {
+    /// It stops where it was allowed to.
+    Block,
+    /// It passes, unmetered until the agent is back.
+    Allow,
 }
 
 /// The kinds of gate that can be asked for.
@@ -110,6 +122,10 @@ pub enum GateChoice {
     Observe,
     /// See [`GateKind::Trace`](crate::io::gate::GateKind::Trace).
     Trace,
+    /// See [`GateKind::Nft`](crate::io::gate::GateKind::Nft).
+    Nft,
+    /// See [`GateKind::Command`](crate::io::gate::GateKind::Command).
+    Command,
 }
 
 /// `[quota]`

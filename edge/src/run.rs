@@ -32,6 +32,7 @@ use crate::config::Settings;
 use crate::io::clock;
 use crate::io::counter::SourceError;
 use crate::io::folder::{Folder, FolderError};
+use crate::io::gate::GateError;
 use crate::io::mqtt::OptionsError;
 use crate::io::recover::{self, Opened, RecoverError};
 use crate::io::store::StoreError;
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The meter.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The broker's options.
     #[error(transparent)]
     Broker(#[from] OptionsError),

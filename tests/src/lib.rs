@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod demo;
 pub mod disk;
 pub mod missing;
+pub mod netns;
 pub mod port;
 pub mod process;
 pub mod prove;

@@ -19,6 +19,7 @@ mod hand;
 mod keys;
 mod kills;
 mod mistakes;
+mod netns;
 mod pool;
 mod process;
 mod protocol;

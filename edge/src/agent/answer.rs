@@ -126,6 +126,7 @@ impl Agent {
         }
         self.asking.on_connect = false;
         self.dirty = true;
+        self.size_window();
         self.notices.push(Notice::Answered {
             number: answer.number,
             push: answer.push,

@@ -30,6 +30,9 @@ pub struct AgentConfig {
     pub poll_ms: u64,
     /// Traffic at the shut gate is seen by metering it, because nothing stops it (gate `observe`).
     pub observe: bool,
+    /// Traffic waits for a durable window (see [`Durable::armed`](super::Durable::armed)): the gate can hold it, and
+    /// the counter is lost with the power.
+    pub armed: bool,
     /// How long an orderly end may take.
     pub shutdown_ms: u64,
     /// The least time from the agent's start to the end of its epoch.
@@ -56,6 +59,7 @@ impl AgentConfig {
             sync_octets: Octets(64 * 1024),
             poll_ms: 1_000,
             observe: true,
+            armed: false,
             shutdown_ms: 5_000,
             new_epoch_ms: 60_000,
             jitter_permille: 0,

@@ -189,6 +189,8 @@ impl Agent {
     pub(super) fn give_up(&mut self) -> u64 {
         let granted = self.granted();
         let used = self.meter.used();
+        // Nothing more passes: what is armed ends here too.
+        self.state.armed = used;
         let credit = &mut self.state.credit;
         let returned = if granted {
             credit.ceiling.beyond(used)

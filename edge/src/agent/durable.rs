@@ -12,7 +12,7 @@ use simquota_shared::units::{Boot, Epoch, Octets, Push, RequestNumber, Seq};
 
 /// The version of the state row. A field may be appended under the same number only together with a reader for rows
 /// that lack it.
-pub const STATE_VERSION: u64 = 1;
+pub const STATE_VERSION: u64 = 2;
 
 /// The most outcomes of commands that are remembered. An older repeat is caught by its number if it sets state, and
 /// does no harm if it does not.
@@ -132,6 +132,10 @@ simquota_shared::wire! {
         pub outcomes: Vec<(CommandId, Outcome)>,
         /// The generation of the key to seal with.
         pub key_generation: u64,
+        /// The position up to which traffic may go without another commit.
+        pub armed: Octets,
+        /// Octets to declare with the next row: a power cut may have taken them.
+        pub unsure: u64,
     }
 }
 
@@ -228,6 +232,8 @@ impl Durable {
             command_number: 0,
             outcomes: Vec::new(),
             key_generation: 0,
+            armed: Octets::ZERO,
+            unsure: 0,
         }
     }
 

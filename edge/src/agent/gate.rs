@@ -14,6 +14,10 @@ pub struct GateState {
     pub ceiling: Octets,
     /// Where the agent's own traffic and the allow-list stop as well.
     pub stop: Octets,
+    /// Where traffic stops before the ceiling, because no more is durably armed; the largest number without windows.
+    pub armed: Octets,
+    /// Nothing more is to be expected: flows that met the gate are ended, not held up.
+    pub ended: bool,
     /// What applies beyond the ceiling, once the last grant is used up.
     pub final_unit: Option<FinalAction>,
 }
@@ -26,6 +30,8 @@ impl GateState {
             open: false,
             ceiling,
             stop,
+            armed: Octets(u64::MAX),
+            ended: false,
             final_unit: None,
         }
     }
@@ -37,6 +43,8 @@ impl GateState {
             open: self.open && other.open,
             ceiling: self.ceiling.min(other.ceiling),
             stop: self.stop.min(other.stop),
+            armed: self.armed.min(other.armed),
+            ended: self.ended && other.ended,
             final_unit: match self.final_unit == other.final_unit {
                 true => self.final_unit.clone(),
                 false => None,

@@ -66,6 +66,7 @@
 //! | acknowledgement, totals decide | `outbox` |
 //! | overrun, number 23; meter identity, number 8 | `meter` |
 //! | times and batches, number 28 | `time`, `batch` |
+//! | the armed window, section 6 | `window` |
 //! | held, number 21 | `credit::give_up` |
 //! | commands, number 26 | `command` |
 
@@ -86,6 +87,7 @@ mod step;
 mod time;
 mod view;
 mod wake;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -155,6 +157,8 @@ pub struct Agent {
     asking: Asking,
     outbox: Outbox,
     budget: Budget,
+    /// Octets that are armed at a time.
+    window: u64,
     /// When the running sample interval ends, and when the meter is read next.
     sample_ms: u64,
     poll_ms: u64,
@@ -224,6 +228,7 @@ impl Agent {
                 stop: Octets::ZERO,
                 next_ms: started_ms.saturating_add(step::BUDGET_MS),
             },
+            window: 0,
             sample_ms: started_ms.saturating_add(sample_ms),
             poll_ms: started_ms,
             started_ms,
@@ -342,6 +347,7 @@ impl Agent {
             command_number: before.command_number,
             outcomes: before.outcomes.clone(),
             key_generation: before.key_generation,
+            unsure: before.unsure,
             ..Durable::fresh(epoch, Some(closes), before.zone.clone())
         }
     }

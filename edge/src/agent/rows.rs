@@ -51,6 +51,9 @@ impl Agent {
         let Some(taken) = self.meter.take(reading, moment) else {
             return self.notices.push(Notice::ReadingRefused);
         };
+        if taken.reset && self.booting {
+            self.declare_window();
+        }
         for sample in taken.complete {
             self.add_row(sample, sample.end);
         }
@@ -141,7 +144,7 @@ impl Agent {
             down: part.down,
             own: part.own,
             flags: sample.flags,
-            unsure: 0,
+            unsure: std::mem::take(&mut state.unsure),
             total: state.used,
         });
         if part.foreign() > 0 {

@@ -11,6 +11,8 @@ use super::{Agent, Change};
 
 /// One connect budget per step of this timer, and what it is (DESIGN section 4, "Allowance").
 pub(super) const BUDGET_MS: u64 = 15 * 60 * 1000;
+/// A full packet on most networks.
+const PACKET_OCTETS: u64 = 1_500;
 const BUDGET_OCTETS: u64 = 8 * 1024;
 
 impl Agent {
@@ -37,6 +39,7 @@ impl Agent {
             self.plan_budget();
         }
         self.plan_sync();
+        self.plan_window();
         effects.lower = self.tighten();
         effects.store = self.commit();
         effects.raise = self.widen();
@@ -223,7 +226,7 @@ impl Agent {
     }
 
     /// How the gate is to be.
-    fn gate_wanted(&self) -> GateState {
+    pub(super) fn gate_wanted(&self) -> GateState {
         let credit = &self.state.credit;
         let valid = self
             .asking
@@ -243,11 +246,25 @@ impl Agent {
             open: usable && left,
             ceiling: credit.ceiling,
             stop: credit.stop.max(self.budget.stop),
+            armed: self.armed(),
+            ended: self.state.suspended || (usable && self.nothing_more()),
             final_unit: match usable && !left {
                 true => credit.final_unit.clone(),
                 false => None,
             },
         }
+    }
+
+    /// Whether the grant is used up and nothing is under way that could bring more. An end that no packet fits into is
+    /// used up as well, if it is the last one.
+    fn nothing_more(&self) -> bool {
+        let credit = &self.state.credit;
+        let least = if credit.final_unit.is_some() {
+            PACKET_OCTETS
+        } else {
+            1
+        };
+        self.remaining() < least && credit.outstanding.is_none()
     }
 
     /// The lowering half of a change of the gate, done before the commit.

@@ -39,6 +39,8 @@ pub struct StatusView {
     pub remaining: u64,
     /// For how long it is valid.
     pub valid_for_s: Option<u64>,
+    /// Up to where it may go without another commit; none where the gate holds nothing.
+    pub armed: Option<u64>,
     /// Whether traffic may pass now.
     pub gate_open: bool,
     /// Whether the grant is the last one.
@@ -93,6 +95,7 @@ impl Agent {
                 .asking
                 .valid
                 .map(|valid| valid.until_ms.saturating_sub(self.now.mono_ms) / 1000),
+            armed: self.config.armed.then_some(state.armed.0),
             gate_open: self.gate.open,
             final_unit: credit.final_unit.is_some(),
             request: credit.number.0,

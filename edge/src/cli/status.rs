@@ -105,6 +105,8 @@ fn stopped(state: Option<&Durable>) -> Value {
         "acked": state.acked.0,
         "backlog": state.backlog(),
         "suspended": state.suspended,
+        "armed": state.armed.0,
+        "unsure": state.unsure,
     })
 }
 
@@ -194,6 +196,15 @@ fn lines(shown: &Value, now_ms: u64) -> Vec<(&'static str, String)> {
             };
             lines.push((name, count));
         }
+    }
+    if let Some(times) = number("gate_remade").filter(|times| *times > 0) {
+        lines.push((
+            "gate",
+            format!("made again {times} times after somebody else touched it"),
+        ));
+    }
+    if let Some(error) = text("gate_error") {
+        lines.push(("gate", error.to_owned()));
     }
     if let Some(error) = text("store_error") {
         lines.push(("store", error.to_owned()));

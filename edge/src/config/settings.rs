@@ -6,11 +6,12 @@ use simquota_shared::ids::{DeviceId, IdError, Text};
 use simquota_shared::tls::client_config;
 use simquota_shared::units::parse_octets;
 
-use super::{Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
+use super::{AgentDown, Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
 use crate::agent::AgentConfig;
 use crate::io::counter::LinkOptions;
 use crate::io::folder::Folder;
 use crate::io::gate::GateKind;
+use crate::io::gate::rules::Place;
 use crate::io::keyfile::Enrolment;
 use crate::io::tls::TlsFiles;
 use crate::io::trace::TraceOptions;
@@ -35,13 +36,44 @@ pub struct Settings {
     /// What is metered.
     pub source: Metered,
     /// The gate.
-    pub gate: GateKind,
+    pub gate: GateSettings,
     /// What the pure agent is told. Its jitter is drawn at the start.
     pub agent: AgentConfig,
     /// End with the trace.
     pub exit_at_end: bool,
     /// Close the meter when the end is asked for.
     pub close_meter: bool,
+}
+
+/// The gate, with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GateSettings {
+    /// [`GateKind::Observe`].
+    Observe,
+    /// [`GateKind::Trace`].
+    Trace,
+    /// [`GateKind::Nft`].
+    Nft {
+        /// Which traffic is the SIM's, and which of it the agent's.
+        place: Place,
+        /// What becomes of traffic while the agent does not run.
+        down: AgentDown,
+    },
+    /// [`GateKind::Command`], with its arguments.
+    Command(Vec<String>),
+}
+
+impl GateSettings {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> GateKind {
+        match self {
+            GateSettings::Observe => GateKind::Observe,
+            GateSettings::Trace => GateKind::Trace,
+            GateSettings::Nft { .. } => GateKind::Nft,
+            GateSettings::Command(_) => GateKind::Command,
+        }
+    }
 }
 
 /// Where an agent keeps its things.
@@ -101,12 +133,12 @@ impl Config {
         }
         let Places { data, status } = self.places(path);
         let source = self.metered(&check, &data)?;
-        let gate = self.gate_kind(&check)?;
+        let gate = self.gate_settings(&check)?;
         Ok(Settings {
             broker: self.checked_broker(&check)?,
             tls: self.tls(&check)?,
             status_file: status,
-            agent: self.agent(&check, &enrolment.device, gate)?,
+            agent: self.agent(&check, &enrolment.device, gate.kind())?,
             data,
             log: self.log.clone(),
             clock: self.clock,
@@ -203,16 +235,53 @@ impl Config {
         }
     }
 
-    fn gate_kind(&self, check: &Check<'_>) -> Result<GateKind, ConfigError> {
+    /// What the gate in the kernel needs to know, for those who only set that.
+    ///
+    /// # Errors
+    /// When the configuration names another gate.
+    pub fn gate_place(&self, path: &Path) -> Result<(Place, AgentDown), ConfigError> {
+        let check = Check {
+            path,
+            base: path.parent().unwrap_or(Path::new("")),
+        };
+        match self.gate_settings(&check)? {
+            GateSettings::Nft { place, down } => Ok((place, down)),
+            GateSettings::Observe | GateSettings::Trace | GateSettings::Command(_) => {
+                Err(check.value("gate.kind", "only \"nft\" is a gate in the kernel"))
+            }
+        }
+    }
+
+    fn gate_settings(&self, check: &Check<'_>) -> Result<GateSettings, ConfigError> {
         match (self.gate.kind, self.source.kind) {
             (GateChoice::Observe, _) | (GateChoice::Auto, SourceKind::Interface) => {
-                Ok(GateKind::Observe)
+                Ok(GateSettings::Observe)
             }
-            (GateChoice::Trace | GateChoice::Auto, SourceKind::Trace) => Ok(GateKind::Trace),
+            (GateChoice::Trace | GateChoice::Auto, SourceKind::Trace) => Ok(GateSettings::Trace),
             (GateChoice::Trace, SourceKind::Interface) => Err(check.value(
                 "gate.kind",
-                "\"trace\" can hold back a trace only: use \"observe\" for an interface",
+                "\"trace\" can hold back a trace only: use \"nft\" for an interface, or \"observe\"",
             )),
+            (GateChoice::Nft | GateChoice::Command, SourceKind::Trace) => Err(check.value(
+                "gate.kind",
+                "a trace is held back by \"trace\" only: use that, or \"auto\"",
+            )),
+            (GateChoice::Nft, SourceKind::Interface) => Ok(GateSettings::Nft {
+                place: Place {
+                    interface: self.source.interface.clone(),
+                    direction: self.source.direction,
+                    uid: rustix::process::geteuid().as_raw(),
+                    port: self.broker.port,
+                },
+                down: self.gate.agent_down,
+            }),
+            (GateChoice::Command, SourceKind::Interface) => match self.gate.command.is_empty() {
+                true => Err(check.value(
+                    "gate.command",
+                    "it is empty: name the program, for example [\"/usr/lib/simquota/gate\"]",
+                )),
+                false => Ok(GateSettings::Command(self.gate.command.clone())),
+            },
         }
     }
 
@@ -247,6 +316,8 @@ impl Config {
             sync_octets: octets("store.sync", &self.store.sync)?,
             poll_ms: self.source.poll_ms,
             observe: gate == GateKind::Observe,
+            // A trace waits for the agent, and a program of the user's can't be told of every window.
+            armed: gate == GateKind::Nft,
             shutdown_ms: self.end.shutdown_s.saturating_mul(1000),
             ..defaults
         })

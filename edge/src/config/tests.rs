@@ -56,14 +56,14 @@ fn the_shipped_files_example_works_as_it_stands() {
     assert_eq!(settings.enrolment.device.as_str(), "tracker-1");
     assert_eq!(settings.agent.want, Octets(1_000_000));
     assert_eq!(settings.agent.sync_octets, Octets(65_536));
-    assert_eq!(settings.gate, GateKind::Observe);
+    assert_eq!(settings.gate.kind(), GateKind::Observe);
 }
 
 #[test]
 fn a_trace_gets_a_gate_that_holds_it_back() {
     let (dir, settings) = settings("[source]\nkind = \"trace\"\nfile = \"t.csv\"\nspeed = 60\n");
     let settings = settings.unwrap();
-    assert_eq!(settings.gate, GateKind::Trace);
+    assert_eq!(settings.gate.kind(), GateKind::Trace);
     assert!(!settings.agent.observe);
     let Metered::Trace(options) = settings.source else {
         panic!("not a trace");

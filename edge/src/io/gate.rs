@@ -7,9 +7,15 @@
 //! |---|---|
 //! | `observe` | needs no right and stops nothing; it counts what would have been stopped |
 //! | `trace` | tells a trace source how far it may deliver: exact, because the trace waits |
-//!
-//! A gate in the kernel takes its place here as a third variant: it sets its quota to its own `used`, read at that
-//! moment, plus [`Reach::room`].
+//! | `nft` | a table of nftables in the kernel, see [`nft`]; needs CAP_NET_ADMIN and the `nft` program |
+//! | `command` | tells a program of yours, see [`command`] |
+
+pub mod command;
+mod kernel;
+pub mod nft;
+pub mod rules;
+
+use std::io;
 
 use simquota_shared::units::Octets;
 
@@ -31,7 +37,7 @@ impl Reach {
     pub fn of(state: &GateState, used: Octets) -> Reach {
         let until = match state.open {
             // What was used cannot be stopped any more.
-            true => state.ceiling.max(used),
+            true => state.ceiling.min(state.armed).max(used),
             false => used,
         };
         Reach { used, until }
@@ -59,6 +65,10 @@ pub enum GateKind {
     Observe,
     /// Limits a trace source.
     Trace,
+    /// A table in the kernel.
+    Nft,
+    /// A program of the user's.
+    Command,
 }
 
 impl GateKind {
@@ -68,14 +78,52 @@ impl GateKind {
         match self {
             GateKind::Observe => "gate-observe",
             GateKind::Trace => "gate-trace",
+            GateKind::Nft => "gate-nft",
+            GateKind::Command => "gate-command",
         }
     }
 }
 
+/// Why a gate can't be had or set.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// `nft` or the hook can't be started.
+    #[error("cannot run `{program}` ({source}): install it or correct gate.kind")]
+    NoProgram {
+        /// The program.
+        program: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The program said no.
+    #[error(
+        "`{program}` refused the gate ({said}): run the agent as root or with CAP_NET_ADMIN, on a kernel with nftables"
+    )]
+    Refused {
+        /// The program.
+        program: String,
+        /// Its first line.
+        said: String,
+    },
+    /// The kernel said no.
+    #[error("the kernel refused the gate ({0}): is its table still there?")]
+    Kernel(io::Error),
+}
+
+/// A gate outside of this process.
+enum Fence {
+    Nft(Box<nft::NftGate>),
+    Command(command::CommandGate),
+}
+
 /// A gate. It begins shut.
-#[derive(Debug)]
 pub struct Gate {
     kind: GateKind,
+    fence: Option<Fence>,
+    /// As last asked for.
+    state: Option<GateState>,
+    /// Why it could not be set.
+    error: Option<String>,
     reach: Reach,
     /// Octets that passed and should not have.
     passed: u64,
@@ -87,17 +135,107 @@ impl Gate {
     /// A gate that lets nothing pass yet. Call it before the first reading.
     pub fn shut(kind: GateKind, source: &mut dyn Source) -> Gate {
         match kind {
-            GateKind::Observe => {}
             GateKind::Trace => source.limit(Some(0)),
+            GateKind::Observe | GateKind::Nft | GateKind::Command => {}
         }
         Gate {
             kind,
+            fence: None,
+            state: None,
+            error: None,
             reach: Reach {
                 used: Octets::ZERO,
                 until: Octets::ZERO,
             },
             passed: 0,
             said: true,
+        }
+    }
+
+    /// A gate in the kernel. It begins shut.
+    #[must_use]
+    pub fn in_kernel(gate: nft::NftGate, source: &mut dyn Source) -> Gate {
+        Gate {
+            fence: Some(Fence::Nft(Box::new(gate))),
+            ..Gate::shut(GateKind::Nft, source)
+        }
+    }
+
+    /// A gate that a program of the user's makes.
+    #[must_use]
+    pub fn by_command(gate: command::CommandGate, source: &mut dyn Source) -> Gate {
+        Gate {
+            fence: Some(Fence::Command(gate)),
+            ..Gate::shut(GateKind::Command, source)
+        }
+    }
+
+    /// To be called just before the meter is read, so that the two counts belong together. Returns the agent's own
+    /// octets since the start, where the gate can tell them apart.
+    pub fn before_reading(&mut self) -> u64 {
+        let Some(Fence::Nft(gate)) = &mut self.fence else {
+            return 0;
+        };
+        match gate.before_reading() {
+            Ok(own) => own,
+            Err(error) => {
+                self.failed(&error);
+                // The table is gone: nothing stops traffic until it is there again.
+                self.remake();
+                0
+            }
+        }
+    }
+
+    /// Puts the gate where it belongs after somebody else touched it. It is shut until the next reading.
+    pub fn remake(&mut self) {
+        let Some(Fence::Nft(gate)) = &mut self.fence else {
+            return;
+        };
+        match gate.remake() {
+            Ok(()) => tracing::warn!(
+                times = gate.remade(),
+                "the gate's table was touched by somebody else and is made again; what passed meanwhile is metered"
+            ),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// How often that was.
+    #[must_use]
+    pub fn remade(&self) -> u64 {
+        match &self.fence {
+            Some(Fence::Nft(gate)) => gate.remade(),
+            Some(Fence::Command(_)) | None => 0,
+        }
+    }
+
+    /// Why it could not be set.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    fn failed(&mut self, error: &GateError) {
+        let text = error.to_string();
+        if self.error.as_ref() != Some(&text) {
+            tracing::error!(%error, "the gate could not be set");
+        }
+        self.error = Some(text);
+    }
+
+    fn set_fence(&mut self) {
+        let Some(state) = &self.state else {
+            return;
+        };
+        let done = match &mut self.fence {
+            None => Ok(()),
+            Some(Fence::Nft(gate)) => gate.set(state, self.reach),
+            Some(Fence::Command(gate)) => gate.set(state, self.reach),
+        };
+        match done {
+            Ok(()) => self.error = None,
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -112,7 +250,7 @@ impl Gate {
     ) {
         let reach = Reach::of(state, used);
         match self.kind {
-            GateKind::Observe => {}
+            GateKind::Observe | GateKind::Nft | GateKind::Command => {}
             GateKind::Trace => {
                 let limit = counted.map_or(0, |counted| reach.on_counter(counted));
                 source.limit(Some(limit));
@@ -123,18 +261,28 @@ impl Gate {
             self.said = false;
         }
         self.reach = reach;
+        self.state = Some(state.clone());
+        self.set_fence();
     }
 
     /// Takes note of the used total after a step.
     pub fn metered(&mut self, used: Octets) {
         let passed = used.beyond(self.reach.until.max(self.reach.used));
         self.reach.used = self.reach.used.max(used);
+        // A new reading: the kernel's limit is brought in line with it.
+        self.set_fence();
         if passed == 0 {
             return;
         }
         self.passed = self.passed.saturating_add(passed);
         if !std::mem::replace(&mut self.said, true) {
-            tracing::info!(octets = passed, until = %self.reach.until, "traffic passed that a gate in the kernel would have stopped");
+            let what = match self.kind {
+                GateKind::Observe => "traffic passed that a gate in the kernel would have stopped",
+                GateKind::Trace | GateKind::Nft | GateKind::Command => {
+                    "traffic was metered beyond the gate: overrun"
+                }
+            };
+            tracing::info!(octets = passed, until = %self.reach.until, "{what}");
         }
     }
 

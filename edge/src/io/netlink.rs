@@ -108,7 +108,7 @@ impl Inquiry {
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let mut links = Vec::new();
         loop {
-            self.await_answer()?;
+            await_answer(&self.socket)?;
             receive(&self.socket, &mut self.buffer)?;
             for message in messages(&self.buffer) {
                 let message = message?;
@@ -128,25 +128,26 @@ impl Inquiry {
             }
         }
     }
+}
 
-    fn await_answer(&self) -> io::Result<()> {
-        let within = Timespec {
-            tv_sec: ANSWER_WITHIN_S,
-            tv_nsec: 0,
-        };
-        let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
-        loop {
-            match poll(&mut ready, Some(&within)) {
-                Ok(0) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "the kernel did not answer",
-                    ));
-                }
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+/// Waits until the kernel's answer can be read.
+pub(super) fn await_answer(socket: &Socket) -> io::Result<()> {
+    let within = Timespec {
+        tv_sec: ANSWER_WITHIN_S,
+        tv_nsec: 0,
+    };
+    let mut ready = [PollFd::new(socket, PollFlags::IN)];
+    loop {
+        match poll(&mut ready, Some(&within)) {
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the kernel did not answer",
+                ));
             }
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -235,7 +236,8 @@ pub(super) fn decode(payload: &[u8]) -> io::Result<Option<Link>> {
     }))
 }
 
-fn refused(payload: &[u8]) -> io::Result<()> {
+/// What an `NLMSG_ERROR` says; code 0 is a yes.
+pub(super) fn refused(payload: &[u8]) -> io::Result<()> {
     let error = ErrorBuffer::new_checked(payload).map_err(damaged)?;
     match error.code() {
         None => Ok(()),
@@ -243,7 +245,7 @@ fn refused(payload: &[u8]) -> io::Result<()> {
     }
 }
 
-fn damaged(error: impl std::fmt::Display) -> io::Error {
+pub(super) fn damaged(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!("netlink message: {error}"),

@@ -11,6 +11,7 @@ use super::{GOODBYE_MS, GOODBYE_WAIT, RunError, fresh_epoch};
 use crate::agent::{Agent, AgentConfig, Durable, GateState, Input};
 use crate::io::clock;
 use crate::io::gate::GateKind;
+use crate::io::gate::nft::TableEvent;
 use crate::io::mqtt::{MqttEvent, os_random};
 use crate::io::store::StoreError;
 use crate::shell::{self, After, World};
@@ -91,7 +92,7 @@ impl Machine<'_> {
         if let Some(inputs) = self.metering.next_link_event() {
             return inputs;
         }
-        // What an nft gate counts as drops: only a gate that stops something can be met.
+        // Only a gate that stops something can be met.
         if self.metering.met_gate() && self.gate.kind() == GateKind::Trace && !agent.gate().open {
             return vec![Input::GateBlocked];
         }
@@ -113,6 +114,7 @@ impl Machine<'_> {
         match self.next_event(wait_ms) {
             Some(Event::Order(order)) => self.obey(order, ending).into_iter().collect(),
             Some(Event::Broker(number, event)) => self.hear(number, event).into_iter().collect(),
+            Some(Event::Gate(event)) => self.at_gate(event, agent),
             Some(Event::Link) | None => Vec::new(),
         }
     }
@@ -120,6 +122,23 @@ impl Machine<'_> {
     fn next_event(&mut self, wait_ms: u64) -> Option<Event> {
         let kept = self.kept.pop_front();
         kept.or_else(|| self.orders.wait(Duration::from_millis(wait_ms)))
+    }
+
+    /// The kernel says that a quota is used up, or that its table was touched: both are answered by a reading.
+    fn at_gate(&mut self, event: TableEvent, agent: &Agent) -> Vec<Input> {
+        match event {
+            TableEvent::Depleted => {}
+            TableEvent::Disturbed => self.gate.remake(),
+            TableEvent::Failed => {
+                tracing::error!("the gate is not watched any more; restart the agent");
+                return Vec::new();
+            }
+        }
+        let met = match event == TableEvent::Depleted && !agent.gate().open {
+            true => Some(Input::GateBlocked),
+            false => None,
+        };
+        std::iter::once(self.read_meter()).chain(met).collect()
     }
 
     fn wait_ms_max(&self, agent: &Agent, now_ms: u64) -> u64 {
@@ -147,7 +166,7 @@ impl Machine<'_> {
                 let now_ms = clock::monotonic_ms();
                 self.metering.close(now_ms);
                 // So that what was read last does not wait for the next poll.
-                Some(self.metering.read(now_ms))
+                Some(self.read_meter())
             }
         }
     }
@@ -190,6 +209,7 @@ impl Machine<'_> {
                 }
             }
         }
+        self.leave_gate();
         let snapshot = self.look(agent);
         self.file.write(clock::monotonic_ms(), &snapshot);
         snapshot
@@ -219,7 +239,7 @@ impl Machine<'_> {
                 Some(Event::Order(Order::Shutdown)) => return true,
                 Some(Event::Order(other)) => self.kept.push_back(Event::Order(other)),
                 // Of a line that was cut; the link watch is asked anyway.
-                Some(Event::Broker(..) | Event::Link) => {}
+                Some(Event::Broker(..) | Event::Link | Event::Gate(_)) => {}
                 None => {}
             }
             if left_ms == 0 {

@@ -1,7 +1,7 @@
 //! The meter's end of the world: a source, and the watch on its interface.
 //!
-//! The agent's own octets are not told apart yet: [`Reading::own`] is always 0, so that they are charged like all
-//! others.
+//! The agent's own octets are told apart by a gate in the kernel only; elsewhere [`Reading::own`] is always 0, so that
+//! they are charged like all others.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
@@ -27,6 +27,8 @@ pub(super) struct Metering {
     /// The last reading, while the life that it is of may go on.
     last: Option<counter::Reading>,
     error: Option<String>,
+    /// The agent's own octets, as of the last reading.
+    own: u64,
     /// Read since [`Metering::met_gate`] was last asked.
     fresh: bool,
 }
@@ -80,13 +82,15 @@ impl Metering {
             counted: None,
             last: None,
             error: None,
+            own: 0,
             fresh: false,
         })
     }
 
-    /// Reads the counter.
-    pub(super) fn read(&mut self, now_ms: u64) -> Input {
+    /// Reads the counter. `own` is how many octets the agent itself has sent and received by now.
+    pub(super) fn read(&mut self, now_ms: u64, own: u64) -> Input {
         self.fresh = true;
+        self.own = own;
         match self.source.read(now_ms) {
             Ok(reading) => {
                 if self.error.take().is_some() {
@@ -123,7 +127,7 @@ impl Metering {
             },
             up: reading.up,
             down: reading.down,
-            own: 0,
+            own: self.own,
         };
         self.last = Some(reading);
         taken
@@ -296,6 +300,7 @@ mod tests {
             counted: None,
             last: None,
             error: None,
+            own: 0,
             fresh: false,
         };
         (metering, sender)
@@ -318,7 +323,7 @@ mod tests {
     #[test]
     fn a_removal_brings_the_last_octets_and_leaves_the_sim() {
         let (mut metering, events) = metering(vec![reading(2, 10, 20)]);
-        assert_eq!(shown(&metering.read(0)), (2, 10, 20));
+        assert_eq!(shown(&metering.read(0, 0)), (2, 10, 20));
         events.send(removed(reading(2, 15, 0))).unwrap();
         let inputs = metering.next_link_event().unwrap();
         // 0 received is the statistics being taken down, not a counter that began anew.
@@ -331,11 +336,11 @@ mod tests {
     #[test]
     fn the_end_of_one_life_is_read_before_the_beginning_of_the_next() {
         let (mut metering, events) = metering(vec![reading(2, 10, 20), reading(3, 1, 1)]);
-        metering.read(0);
+        metering.read(0, 0);
         events.send(removed(reading(2, 11, 22))).unwrap();
         events.send(LinkEvent::Up { index: 3 }).unwrap();
-        assert_eq!(shown(&metering.read(1)), (2, 11, 22));
-        assert_eq!(shown(&metering.read(2)), (3, 1, 1));
+        assert_eq!(shown(&metering.read(1, 0)), (2, 11, 22));
+        assert_eq!(shown(&metering.read(2, 0)), (3, 1, 1));
         // The word of the removal leaves the SIM all the same, and counts nothing a second time.
         assert_eq!(metering.next_link_event(), Some(vec![Input::LeaveSim]));
         assert_eq!(metering.next_link_event(), Some(vec![Input::ReturnSim]));

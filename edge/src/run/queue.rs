@@ -8,6 +8,7 @@ use std::time::Duration;
 use simquota_shared::ids::{Iccid, ZoneId};
 
 use super::Snapshot;
+use crate::io::gate::nft::TableEvent;
 use crate::io::mqtt::MqttEvent;
 
 /// Messages that may wait. Whatever is dropped beyond that is asked for again by the agent's timers.
@@ -21,6 +22,8 @@ pub(super) enum Event {
     Broker(u64, MqttEvent),
     /// The link watch has something.
     Link,
+    /// Something happened to the gate in the kernel.
+    Gate(TableEvent),
 }
 
 /// What an agent is told by whoever runs it.
@@ -128,6 +131,14 @@ impl Orders {
         let sender = self.sender.clone();
         move || {
             let _ = sender.send(Event::Link);
+        }
+    }
+
+    /// What the gate's watch calls.
+    pub(super) fn gate(&self) -> impl Fn(TableEvent) + Send + use<> {
+        let sender = self.sender.clone();
+        move |event| {
+            let _ = sender.send(Event::Gate(event));
         }
     }
 

@@ -36,6 +36,10 @@ pub struct Snapshot {
     pub gate: GateKind,
     /// Octets that passed since the start and that a gate in the kernel would have stopped.
     pub passed_gate: u64,
+    /// How often the gate's table was made again because somebody else had touched it.
+    pub gate_remade: u64,
+    /// Why the gate could not be set.
+    pub gate_error: Option<String>,
     /// Messages refused since the start: not ours, forged or damaged.
     pub refused_messages: u64,
     /// Why the store takes no writes.

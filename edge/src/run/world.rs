@@ -11,9 +11,11 @@ use super::queue::{Event, Orders};
 use super::status::{Snapshot, StatusFile};
 use super::{RunError, notice};
 use crate::agent::{Agent, Commit, Durable, GateState, Input, Load, Notice, Now, Outgoing, Row};
-use crate::config::{ClockKind, Settings};
+use crate::config::{AgentDown, ClockKind, GateSettings, Settings};
 use crate::io::clock;
-use crate::io::gate::Gate;
+use crate::io::gate::command::CommandGate;
+use crate::io::gate::nft::NftGate;
+use crate::io::gate::{Gate, GateKind};
 use crate::io::mirror::Mirror;
 use crate::io::mqtt::OptionsError;
 use crate::io::post::Post;
@@ -59,7 +61,7 @@ impl<'a> Machine<'a> {
             state,
         } = opened;
         let mut metering = Metering::open(settings, orders.bell())?;
-        let gate = Gate::shut(settings.gate, metering.source());
+        let gate = open_gate(settings, &orders, &mut metering)?;
         let mut post = Post::new(settings.enrolment.clone());
         if let Some(state) = &state {
             post.rotate_to(state.key_generation);
@@ -100,6 +102,24 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Reads the meter, and what the gate has counted just before it.
+    pub(super) fn read_meter(&mut self) -> Input {
+        let own = self.gate.before_reading();
+        self.metering.read(clock::monotonic_ms(), own)
+    }
+
+    /// After an orderly end nobody raises the gate any more: should traffic pass then, the gate goes.
+    pub(super) fn leave_gate(&mut self) {
+        if let GateSettings::Nft {
+            place,
+            down: AgentDown::Allow,
+        } = &self.settings.gate
+            && let Err(error) = crate::io::gate::nft::remove(place)
+        {
+            tracing::warn!(%error, "the gate's table was not taken away");
+        }
+    }
+
     pub(super) fn set_gate(&mut self, gate: &GateState, used: Octets) {
         let counted = self.metering.counted();
         self.gate.set(gate, used, counted, self.metering.source());
@@ -135,6 +155,8 @@ impl<'a> Machine<'a> {
             source_finished: self.metering.finished(),
             gate: self.gate.kind(),
             passed_gate: self.gate.passed(),
+            gate_remade: self.gate.remade(),
+            gate_error: self.gate.error().map(str::to_owned),
             refused_messages: self.refused,
             store_error: self.store_error.clone(),
             agent: view,
@@ -147,6 +169,25 @@ impl<'a> Machine<'a> {
             .as_mut()
             .ok_or_else(|| StoreError::Poisoned { path: path.clone() })
     }
+}
+
+fn open_gate(
+    settings: &Settings,
+    orders: &Orders,
+    metering: &mut Metering,
+) -> Result<Gate, RunError> {
+    let source = metering.source();
+    Ok(match &settings.gate {
+        GateSettings::Observe => Gate::shut(GateKind::Observe, source),
+        GateSettings::Trace => Gate::shut(GateKind::Trace, source),
+        GateSettings::Nft { place, .. } => {
+            let gate = NftGate::open(place.clone(), orders.gate())?;
+            Gate::in_kernel(gate, source)
+        }
+        GateSettings::Command(program) => {
+            Gate::by_command(CommandGate::open(program.clone())?, source)
+        }
+    })
 }
 
 impl World for Machine<'_> {
@@ -169,7 +210,7 @@ impl World for Machine<'_> {
     }
 
     fn read(&mut self) -> Result<Input, StoreError> {
-        Ok(self.metering.read(clock::monotonic_ms()))
+        Ok(self.read_meter())
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {

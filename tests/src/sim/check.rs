@@ -148,6 +148,12 @@ impl Simulation {
                 body.limit_position, durable.credit.ceiling
             ));
         }
+        if body.open && body.enforced && body.limit_position > durable.armed.value() {
+            return Some(format!(
+                "the gate is open up to {}, durably armed is {}",
+                body.limit_position, durable.armed
+            ));
+        }
         let found = self.cloud.ledger.devices.get(&body.id);
         let axis = found.and_then(|found| found.epochs.get(&durable.epoch));
         if let Some(axis) = axis

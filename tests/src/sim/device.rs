@@ -202,7 +202,7 @@ impl Body {
     fn set_gate(&mut self, gate: &GateState, used: Octets) {
         self.open = gate.open;
         let position = if gate.open {
-            gate.ceiling.value().max(used.value())
+            gate.ceiling.min(gate.armed).value().max(used.value())
         } else {
             used.value()
         };
@@ -212,7 +212,11 @@ impl Body {
         } else {
             self.total()
         };
-        self.limit_position = if gate.open { gate.ceiling.value() } else { 0 };
+        self.limit_position = if gate.open {
+            gate.ceiling.min(gate.armed).value()
+        } else {
+            0
+        };
     }
 
     fn note(&mut self, fault: String) {

@@ -198,6 +198,7 @@ impl Simulation {
                 want: Octets(self.plan.want),
                 poll_ms: self.size.sample_s * 1000,
                 observe: !self.plan.enforced,
+                armed: self.plan.enforced,
                 sync_octets: Octets(64 * 1024),
                 jitter_permille: dice.below(200),
                 ..AgentConfig::new(name.clone(), ZoneId::home())

@@ -200,6 +200,19 @@ impl Simulation {
         let body = &mut self.devices[n].body;
         let unaccounted = body.unaccounted();
         body.lost += unaccounted;
+        // The armed window is the bound, and the next start declares it. A flash that was rolled back knows an old one.
+        if let Some(state) = &body.disk.state
+            && body.enforced
+            && !body.rolled
+            && state.position.is_some()
+        {
+            let window = state.armed.value().saturating_sub(state.used.value());
+            if unaccounted > window {
+                body.fault = Some(format!(
+                    "a power cut took {unaccounted} octets, and only {window} were armed"
+                ));
+            }
+        }
         body.baseline = 0;
         body.up = 0;
         body.down = 0;
@@ -233,14 +246,27 @@ impl Simulation {
             return;
         }
         // A dead agent: in `observe` nothing stops traffic, an enforced gate stands where it stood.
-        let passed = device.body.traffic(up, down);
-        let blocked = passed < up + down;
-        self.digest(passed);
-        if blocked && self.devices[n].agent.is_some() {
+        let (mut up, mut down) = (up, down);
+        loop {
+            let body = &mut self.devices[n].body;
+            let before = body.up;
+            let passed = body.traffic(up, down);
+            let passed_up = body.up - before;
+            let blocked = passed < up + down;
+            self.digest(passed);
+            if !blocked || self.devices[n].agent.is_none() {
+                break;
+            }
             // Depletion is an event, not a poll.
             let reading = self.devices[n].body.reading();
             self.step(n, Input::Reading(reading));
             self.step(n, Input::GateBlocked);
+            // The next window was armed: what was held up goes on.
+            up -= passed_up;
+            down -= passed - passed_up;
+            if passed == 0 {
+                break;
+            }
         }
         self.check_device(n);
     }

@@ -1,0 +1,326 @@
+//! A device and the network behind its SIM, as two network namespaces of the kernel with a veth pair between them.
+//!
+//! They are made by a test and gone when it ends. The far end reaches brokers of this process through a relay, because
+//! a socket belongs to the namespace that it was made in, whoever uses it later.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+
+/// The interface of the SIM, in the device.
+pub const SIM: &str = "wwan0";
+/// The other end of it.
+pub const FAR: &str = "peer0";
+/// The device's address, and the one at the far end.
+pub const DEVICE_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// See [`DEVICE_IP`].
+pub const FAR_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// When it fails; the text says what it said.
+pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn ip(line: &str) -> anyhow::Result<String> {
+    run("ip", &line.split(' ').collect::<Vec<_>>())
+}
+
+/// A network namespace, deleted when it is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn make(role: &str) -> anyhow::Result<Namespace> {
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sqt{}-{number}-{role}", std::process::id());
+        ip(&format!("netns add {name}"))?;
+        let namespace = Namespace { name };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// `ip` in it.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ip(&self, line: &str) -> anyhow::Result<String> {
+        ip(&format!("-n {} {line}", self.name))
+    }
+
+    /// A command that will run in it.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// `nft` in it: a script.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn nft(&self, script: &str) -> anyhow::Result<String> {
+        let mut child = self
+            .command("nft")
+            .args(["-j", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(script.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Does something on a thread that lives in it: sockets made there are its own.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered; and what `work` returns.
+    pub fn within<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let file = File::open(format!("/run/netns/{}", self.name))?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                work()
+            });
+            thread.join().unwrap_or_else(|_| bail!("it panicked"))
+        })
+    }
+
+    /// Up + down of a link as the driver counts it, in IP octets: 14 less for each packet.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn octets(&self, link: &str) -> anyhow::Result<(u64, u64)> {
+        let shown: Value = serde_json::from_str(&self.ip(&format!("-j -s link show dev {link}"))?)?;
+        let of = |direction: &str| {
+            let stats = shown.get(0)?.get("stats64")?.get(direction)?;
+            let octets = stats.get("bytes")?.as_u64()?;
+            octets.checked_sub(stats.get("packets")?.as_u64()?.checked_mul(14)?)
+        };
+        let (Some(up), Some(down)) = (of("tx"), of("rx")) else {
+            bail!("{link} has no counters: {shown}");
+        };
+        Ok((up, down))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // It may be gone already, and nobody is left to be told.
+        let _ = ip(&format!("netns del {}", self.name));
+    }
+}
+
+/// The device's namespace and the far end's, connected by the SIM.
+#[derive(Debug)]
+pub struct Lab {
+    /// The device.
+    pub device: Namespace,
+    /// The network behind the SIM.
+    pub far: Namespace,
+}
+
+impl Lab {
+    /// Both, with the SIM up. `segments`: packets are as large on the link as on the air; else the kernel's large
+    /// segments pass.
+    ///
+    /// # Errors
+    /// Without root, `ip`, `nft` or veth; the text says which.
+    pub fn make(segments: bool) -> anyhow::Result<Lab> {
+        run("nft", &["--version"])?;
+        let lab = Lab {
+            device: Namespace::make("dev")?,
+            far: Namespace::make("far")?,
+        };
+        lab.plug(segments)?;
+        Ok(lab)
+    }
+
+    /// Makes the SIM's link.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug(&self, segments: bool) -> anyhow::Result<()> {
+        let (device, far) = (&self.device.name, &self.far.name);
+        ip(&format!(
+            "link add {SIM} netns {device} type veth peer name {FAR} netns {far}"
+        ))?;
+        for (namespace, link, address) in [(&self.device, SIM, DEVICE_IP), (&self.far, FAR, FAR_IP)]
+        {
+            // No chatter of the kernel's own.
+            namespace.ip(&format!("link set {link} addrgenmode none"))?;
+            if segments {
+                namespace.ip(&format!("link set {link} gso_max_segs 1 gro_max_size 1500"))?;
+            }
+            namespace.ip(&format!("addr add {address}/30 dev {link}"))?;
+            namespace.ip(&format!("link set {link} up"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn unplug(&self) -> anyhow::Result<()> {
+        self.device.ip(&format!("link del {SIM}")).map(drop)
+    }
+
+    /// Lets the device reach a port of this process's loopback at the far end; returns the port there.
+    ///
+    /// # Errors
+    /// When the port can't be taken.
+    pub fn relay(&self, to: u16) -> anyhow::Result<u16> {
+        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        let port = listener.local_addr()?.port();
+        thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else {
+                    continue;
+                };
+                let _ = near.set_nodelay(true);
+                let _ = broker.set_nodelay(true);
+                if let (Ok(near2), Ok(broker2)) = (near.try_clone(), broker.try_clone()) {
+                    thread::spawn(move || pass_on(near, broker));
+                    thread::spawn(move || pass_on(broker2, near2));
+                }
+            }
+        });
+        Ok(port)
+    }
+
+    /// Counts what passes the gate on the SIM, both ways, but for traffic of `port` and the ends of flows: a table of
+    /// our own, behind all others.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn witness(&self, port: u16) -> anyhow::Result<()> {
+        let counted = format!(
+            "tcp dport {port} accept\ntcp sport {port} accept\ntcp flags & rst == rst accept\ncounter name seen\n"
+        );
+        self.device.nft(&format!(
+            "table inet witness {{\ncounter seen {{ }}\nchain all {{\n{counted}}}\n\
+             chain o {{\ntype filter hook output priority 100\noifname {SIM} jump all\n}}\n\
+             chain i {{\ntype filter hook input priority 100\niifname {SIM} jump all\n}}\n}}\n"
+        ))?;
+        Ok(())
+    }
+
+    /// What it has counted.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn witnessed(&self) -> anyhow::Result<u64> {
+        let text = self.device.nft("list counters table inet witness\n")?;
+        let listed: Value = serde_json::from_str(&text)?;
+        let counters = listed.get("nftables").and_then(Value::as_array);
+        counters
+            .into_iter()
+            .flatten()
+            .find_map(|one| one.get("counter")?.get("bytes")?.as_u64())
+            .context("the witness is gone")
+    }
+
+    /// A connection from the device to the far end: the device's socket and the far one.
+    ///
+    /// # Errors
+    /// When nothing passes.
+    pub fn connect(&self) -> anyhow::Result<(TcpStream, TcpStream)> {
+        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        let address: SocketAddr = listener.local_addr()?;
+        let near = self.device.within(|| Ok(TcpStream::connect(address)?))?;
+        let (far, from) = listener.accept()?;
+        anyhow::ensure!(from.ip() == IpAddr::V4(DEVICE_IP));
+        Ok((near, far))
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    // A broken connection ends; whoever used it notices.
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Sends until the connection breaks or `octets` are sent, on a thread of its own; returns how much the other end got
+/// and how each end ended.
+pub fn bulk(from: TcpStream, to: TcpStream, octets: u64) -> thread::JoinHandle<Ended> {
+    thread::spawn(move || {
+        let sender = thread::spawn(move || send(from, octets));
+        let received = receive(to);
+        Ended {
+            received: received.0,
+            receiver: received.1,
+            sender: sender.join().unwrap_or(None),
+        }
+    })
+}
+
+/// How a bulk transfer ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Octets of payload that arrived.
+    pub received: u64,
+    /// What the receiver's socket said last; none is an orderly end.
+    pub receiver: Option<io::ErrorKind>,
+    /// The same for the sender's.
+    pub sender: Option<io::ErrorKind>,
+}
+
+fn send(mut to: TcpStream, octets: u64) -> Option<io::ErrorKind> {
+    let block = [0x55_u8; 16 * 1024];
+    let mut left = octets;
+    while left > 0 {
+        let part = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+        match to.write(block.get(..part).unwrap_or(&block)) {
+            Ok(sent) => left = left.saturating_sub(sent as u64),
+            Err(error) => return Some(error.kind()),
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+    None
+}
+
+fn receive(mut from: TcpStream) -> (u64, Option<io::ErrorKind>) {
+    let mut block = [0_u8; 16 * 1024];
+    let mut received = 0_u64;
+    loop {
+        match from.read(&mut block) {
+            Ok(0) => return (received, None),
+            Ok(octets) => received = received.saturating_add(octets as u64),
+            Err(error) => return (received, Some(error.kind())),
+        }
+    }
+}
