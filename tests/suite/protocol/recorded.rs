@@ -29,7 +29,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    pub(crate) fn from_device(&self) -> bool {
+    pub(crate) fn is_of_device(&self) -> bool {
         !matches!(self.topic, Topic::Down(..))
     }
 }

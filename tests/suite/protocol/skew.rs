@@ -164,7 +164,7 @@ fn agent_and_cloud_each_live_with_a_later_version_of_the_other() {
     world.audit();
     let said = bridge.end(&agents);
     recorded::write(&said);
-    let up = said.iter().filter(|said| said.from_device()).count();
+    let up = said.iter().filter(|said| said.is_of_device()).count();
     let down = said.len() - up;
     println!(
         "skew: {up} messages up and {down} down, all of a later version; every octet is charged"
