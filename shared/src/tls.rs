@@ -251,7 +251,8 @@ impl fmt::Display for Day {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    // An interval, not a clock.
+    use core::time::Duration;
 
     use super::*;
 
