@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod auditor;
 mod broker;
 mod demo;
 mod events;

@@ -155,7 +155,14 @@ fn person(key: &KeyId, role: Role, fleet: Option<&FleetId>) -> (Vec<String>, Vec
 
 /// What the service reads and writes; the last two are its test that subscriptions deliver.
 fn service(node: &NodeId) -> (Vec<String>, Vec<String>) {
-    let reads = ["d/+/up/+", "d/+/status", "f/+/command", "ops/command"].map(str::to_owned);
+    // Its own events come back to it: then they are published.
+    let reads = [
+        "d/+/up/+",
+        "d/+/status",
+        "f/+/command",
+        "f/+/event",
+        "ops/command",
+    ];
     let writes = [
         "d/+/down/+".to_owned(),
         "f/+/reply/+".to_owned(),
@@ -168,7 +175,7 @@ fn service(node: &NodeId) -> (Vec<String>, Vec<String>) {
         format!("d/{node}/up/usage"),
         format!("d/{node}/up/ack"),
     ];
-    (reads.to_vec(), writes.to_vec())
+    (reads.map(str::to_owned).to_vec(), writes.to_vec())
 }
 
 fn mosquitto_rules(node: &NodeId, roster: &Roster) -> String {

@@ -91,7 +91,7 @@ impl Room {
         for _ in 0..2 {
             let mut peer = Peer::accept(&self.listener);
             // Too many codes for usage's one filter do no harm.
-            let connect = peer.greet(&[1; 6]);
+            let connect = peer.greet(&[1; 7]);
             let is_control = contains(&connect, b"-control");
             *(if is_control { &mut control } else { &mut usage }) = Some(peer);
         }
