@@ -181,10 +181,8 @@ impl Lab {
         ip(&format!(
             "link add {SIM} netns {device} type veth peer name {FAR} netns {far}"
         ))?;
-        for (namespace, link, address) in [
-            (&self.device, SIM, DEVICE_IP),
-            (&self.far, FAR, FAR_IP),
-        ] {
+        for (namespace, link, address) in [(&self.device, SIM, DEVICE_IP), (&self.far, FAR, FAR_IP)]
+        {
             // No chatter of the kernel's own.
             namespace.ip(&format!("link set {link} addrgenmode none"))?;
             if segments {
@@ -209,9 +207,7 @@ impl Lab {
     /// # Errors
     /// When the port can't be taken.
     pub fn relay(&self, to: u16) -> anyhow::Result<u16> {
-        let listener = self
-            .far
-            .within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
         let port = listener.local_addr()?.port();
         thread::spawn(move || {
             while let Ok((near, _)) = listener.accept() {
@@ -270,9 +266,7 @@ impl Lab {
     /// # Errors
     /// When nothing passes.
     pub fn connect(&self) -> anyhow::Result<(TcpStream, TcpStream)> {
-        let listener = self
-            .far
-            .within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
         let address: SocketAddr = listener.local_addr()?;
         let near = self.device.within(|| Ok(TcpStream::connect(address)?))?;
         let (far, from) = listener.accept()?;

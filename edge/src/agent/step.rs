@@ -259,7 +259,11 @@ impl Agent {
     /// used up as well, if it is the last one.
     fn nothing_more(&self) -> bool {
         let credit = &self.state.credit;
-        let least = if credit.final_unit.is_some() { PACKET_OCTETS } else { 1 };
+        let least = if credit.final_unit.is_some() {
+            PACKET_OCTETS
+        } else {
+            1
+        };
         self.remaining() < least && credit.outstanding.is_none()
     }
 

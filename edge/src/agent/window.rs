@@ -54,8 +54,6 @@ impl Agent {
         self.dirty = true;
     }
 
-
-
     /// The counter that the last start left behind is gone: what it may have counted is declared with the next row.
     pub(super) fn declare_window(&mut self) {
         let lost = self.state.armed.beyond(self.state.used);

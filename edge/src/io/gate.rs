@@ -278,7 +278,9 @@ impl Gate {
         if !std::mem::replace(&mut self.said, true) {
             let what = match self.kind {
                 GateKind::Observe => "traffic passed that a gate in the kernel would have stopped",
-                GateKind::Trace | GateKind::Nft | GateKind::Command => "traffic was metered beyond the gate: overrun",
+                GateKind::Trace | GateKind::Nft | GateKind::Command => {
+                    "traffic was metered beyond the gate: overrun"
+                }
             };
             tracing::info!(octets = passed, until = %self.reach.until, "{what}");
         }

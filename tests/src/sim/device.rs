@@ -198,7 +198,11 @@ impl Body {
         } else {
             self.total()
         };
-        self.limit_position = if gate.open { gate.ceiling.min(gate.armed).value() } else { 0 };
+        self.limit_position = if gate.open {
+            gate.ceiling.min(gate.armed).value()
+        } else {
+            0
+        };
     }
 
     fn note(&mut self, fault: String) {

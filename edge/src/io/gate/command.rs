@@ -81,7 +81,11 @@ impl CommandGate {
         if self.told.as_ref() == Some(&now) {
             return Ok(());
         }
-        let base = if state.open { state.ceiling.max(reach.used) } else { reach.used };
+        let base = if state.open {
+            state.ceiling.max(reach.used)
+        } else {
+            reach.used
+        };
         self.tell(&json!({
             "open": open,
             "octets": reach.room(),

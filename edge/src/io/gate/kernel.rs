@@ -106,9 +106,16 @@ impl Objects {
     pub(super) fn counted(&mut self, kind: Kind, name: &str) -> io::Result<u64> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        message(&mut bytes, kind_of(GETOBJ), NLM_F_REQUEST, self.sequence, 0, |body| {
-            self.name(body, kind, name);
-        });
+        message(
+            &mut bytes,
+            kind_of(GETOBJ),
+            NLM_F_REQUEST,
+            self.sequence,
+            0,
+            |body| {
+                self.name(body, kind, name);
+            },
+        );
         self.socket.send(&bytes, 0)?;
         loop {
             await_answer(&self.socket)?;
@@ -130,22 +137,43 @@ impl Objects {
     pub(super) fn limit(&mut self, limits: &[(&str, u64)]) -> io::Result<()> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        message(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, first, SUBSYSTEM, |_| {});
+        message(
+            &mut bytes,
+            BATCH_BEGIN,
+            NLM_F_REQUEST,
+            first,
+            SUBSYSTEM,
+            |_| {},
+        );
         self.sequence = first;
         for (name, octets) in limits {
             self.sequence = self.sequence.wrapping_add(1);
             let flags = NLM_F_REQUEST | NLM_F_ACK;
-            message(&mut bytes, kind_of(NEWOBJ), flags, self.sequence, 0, |body| {
-                self.name(body, Kind::Quota, name);
-                nested(body, ATTR_DATA, |data| {
-                    attribute(data, QUOTA_BYTES, &(*octets).min(UNLIMITED).to_be_bytes());
-                    attribute(data, QUOTA_FLAGS, &QUOTA_OVER.to_be_bytes());
-                });
-            });
+            message(
+                &mut bytes,
+                kind_of(NEWOBJ),
+                flags,
+                self.sequence,
+                0,
+                |body| {
+                    self.name(body, Kind::Quota, name);
+                    nested(body, ATTR_DATA, |data| {
+                        attribute(data, QUOTA_BYTES, &(*octets).min(UNLIMITED).to_be_bytes());
+                        attribute(data, QUOTA_FLAGS, &QUOTA_OVER.to_be_bytes());
+                    });
+                },
+            );
         }
         let last = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
-        message(&mut bytes, BATCH_END, NLM_F_REQUEST, self.sequence, SUBSYSTEM, |_| {});
+        message(
+            &mut bytes,
+            BATCH_END,
+            NLM_F_REQUEST,
+            self.sequence,
+            SUBSYSTEM,
+            |_| {},
+        );
         self.socket.send(&bytes, 0)?;
         loop {
             await_answer(&self.socket)?;

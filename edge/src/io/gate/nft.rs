@@ -326,9 +326,20 @@ mod tests {
 
     #[test]
     fn much_room_keeps_a_margin_and_little_room_none() {
-        let all = limits(Counted::default(), &state(true, 240_000, 240_000), reach(0, 240_000));
+        let all = limits(
+            Counted::default(),
+            &state(true, 240_000, 240_000),
+            reach(0, 240_000),
+        );
         assert_eq!(all[0], ("ceiling", 230_000));
-        let last = limits(Counted::default(), &state(true, 2_000, 2_000), reach(0, 2_000));
-        assert_eq!((last[0], last[1]), (("ceiling", 2_000), ("half", UNLIMITED)));
+        let last = limits(
+            Counted::default(),
+            &state(true, 2_000, 2_000),
+            reach(0, 2_000),
+        );
+        assert_eq!(
+            (last[0], last[1]),
+            (("ceiling", 2_000), ("half", UNLIMITED))
+        );
     }
 }
