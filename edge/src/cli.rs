@@ -1,6 +1,7 @@
 //! The command line: parse, run, one exit code. Data goes to stdout, talk to stderr.
 
 mod check;
+mod gate;
 mod outbox;
 mod record;
 mod run;
@@ -48,6 +49,8 @@ enum Command {
     Outbox(outbox::Outbox),
     /// Look for what is missing or wrong, and say what to do.
     Check(check::Check),
+    /// Shut or take away the gate in the kernel while the agent does not run.
+    Gate(gate::Gate),
     /// Write a trace file from an interface.
     Record(record::Record),
     /// Print the default configuration, every key explained.
@@ -82,6 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Status(status) => status.run(),
         Command::Outbox(outbox) => outbox.run(),
+        Command::Gate(gate) => gate.run(),
         Command::Check(check) => check.run(),
         Command::Record(record) => record.run(),
         Command::Config => print(DEFAULTS.trim_end()).map(|()| ExitCode::SUCCESS),

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -23,6 +24,9 @@ pub const FAR: &str = "peer0";
 pub const DEVICE_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// See [`DEVICE_IP`].
 pub const FAR_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
+/// A receiver that hears nothing for so long takes it for the end.
+const SILENCE: Duration = Duration::from_secs(5);
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -85,7 +89,7 @@ impl Namespace {
     pub fn nft(&self, script: &str) -> anyhow::Result<String> {
         let mut child = self
             .command("nft")
-            .args(["-j", "-f", "-"])
+            .args(["-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -228,12 +232,12 @@ impl Lab {
     /// When it is refused.
     pub fn witness(&self, port: u16) -> anyhow::Result<()> {
         let counted = format!(
-            "tcp dport {port} accept\ntcp sport {port} accept\ntcp flags & rst == rst accept\ncounter name seen\n"
+            "tcp dport {port} accept\ntcp sport {port} accept\ntcp flags & rst == rst accept\ncounter name passed\n"
         );
         self.device.nft(&format!(
-            "table inet witness {{\ncounter seen {{ }}\nchain all {{\n{counted}}}\n\
-             chain o {{\ntype filter hook output priority 100\noifname {SIM} jump all\n}}\n\
-             chain i {{\ntype filter hook input priority 100\niifname {SIM} jump all\n}}\n}}\n"
+            "table inet witness {{\ncounter passed {{ }}\nchain counted {{\n{counted}}}\n\
+             chain sent {{\ntype filter hook output priority 100\noifname {SIM} jump counted\n}}\n\
+             chain received {{\ntype filter hook input priority 100\niifname {SIM} jump counted\n}}\n}}\n"
         ))?;
         Ok(())
     }
@@ -243,8 +247,12 @@ impl Lab {
     /// # Errors
     /// When it is gone.
     pub fn witnessed(&self) -> anyhow::Result<u64> {
-        let text = self.device.nft("list counters table inet witness\n")?;
-        let listed: Value = serde_json::from_str(&text)?;
+        let listed = self
+            .device
+            .command("nft")
+            .args(["-j", "list", "counters", "table", "inet", "witness"])
+            .output()?;
+        let listed: Value = serde_json::from_slice(&listed.stdout)?;
         let counters = listed.get("nftables").and_then(Value::as_array);
         counters
             .into_iter()
@@ -314,6 +322,8 @@ fn send(mut to: TcpStream, octets: u64) -> Option<io::ErrorKind> {
 }
 
 fn receive(mut from: TcpStream) -> (u64, Option<io::ErrorKind>) {
+    // The gate tells the end that sends; one that only listens hears nothing more.
+    let _ = from.set_read_timeout(Some(SILENCE));
     let mut block = [0_u8; 16 * 1024];
     let mut received = 0_u64;
     loop {

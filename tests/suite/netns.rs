@@ -1,6 +1,7 @@
 //! The gate in the kernel, on a SIM that is a veth pair between two network namespaces: real packets, a real table.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
@@ -71,15 +72,17 @@ impl Site {
         self.device.process.as_mut().unwrap().kill9().unwrap();
     }
 
-    /// Waits until nothing moves any more and all of it is in the ledger; the last status.
+    /// Waits until the agent has metered all that the link carried; the last status. The last row may still wait for
+    /// company: the agent's own octets alone are not reported.
     fn settled(&self) -> Value {
         let device = &self.device;
         let link = || self.lab.device.octets(SIM).unwrap();
-        await_fact(LIMIT, "metered, stored and charged", || {
+        await_fact(LIMIT, "all metered", || {
             let status = device.status()?;
             let (up, down) = link();
-            let all = status["used"] == up + down && status["backlog"] == 0;
-            let quiet = status["unsynced"] == 0 && !status["request_open"].as_bool()?;
+            let all = status["used"] == up + down;
+            // The agent's own octets alone wait for company.
+            let quiet = status["request_open"] == false;
             (all && quiet).then_some(status)
         })
         .unwrap_or_else(|error| {
@@ -126,26 +129,31 @@ fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
             ended.received,
         );
         assert!(passed <= GRANT, "{passed} octets passed a grant of {GRANT}");
+        // Downlink the network has delivered, and the link has counted, what the gate then drops: a sender without any
+        // limit loses much of its grant to that. Uplink what is dropped never reaches the link.
         assert!(
-            passed > GRANT * 8 / 10,
+            down || passed > GRANT * 8 / 10,
             "{passed} octets passed, most of {GRANT} was there to be used"
         );
-        assert!(
-            ended.sender.is_some() || ended.receiver.is_some(),
-            "the flow was reset: {ended:?}"
+        let booked = site.settled();
+        assert!(number(&booked, "used") >= up + received, "{booked}");
+        assert_eq!(
+            ended.sender,
+            Some(ErrorKind::ConnectionReset),
+            "the sender was told: {ended:?}"
         );
         assert_eq!(number(&status, "ceiling"), GRANT);
-        // Nothing more passes, but the agent does.
-        assert!(
-            site.lab
-                .device
-                .within(|| {
-                    let socket = UdpSocket::bind((DEVICE_IP, 0))?;
-                    Ok(socket.send_to(&[0; 500], "198.18.0.2:9")?)
-                })
-                .is_err()
-                || site.lab.witnessed().unwrap() == passed
-        );
+        // Nothing more passes, but the agent does: it reports and is heard.
+        let near = site
+            .lab
+            .device
+            .within(|| Ok(UdpSocket::bind((DEVICE_IP, 0))?))
+            .unwrap();
+        for _ in 0..10 {
+            let _ = near.send_to(&[0; 500], "198.18.0.2:9");
+        }
+        assert_eq!(site.lab.witnessed().unwrap(), passed);
+        assert_eq!(status["connected"], true);
         assert!(site.ruleset().contains("simquota_wwan0"));
     }
 }
@@ -184,8 +192,8 @@ fn a_dead_agent_lets_nothing_pass_beyond_its_armed_window() {
 
 #[test]
 fn a_top_up_in_mid_transfer_costs_no_packet() {
-    const PACKETS: u32 = 3_000;
-    let Some(site) = Site::start("tracker-u", "1MB", "500 kB", true) else {
+    const PACKETS: u32 = 6_000;
+    let Some(site) = Site::start("tracker-u", "4MB", "1500 kB", true) else {
         return;
     };
     let far = site
@@ -210,7 +218,7 @@ fn a_top_up_in_mid_transfer_costs_no_packet() {
     });
     let mut refused = 0;
     for n in 0..PACKETS {
-        // 3.1 MB in all, through a package of 1 MB and a top-up at half of it.
+        // 6.2 MB in all, through a package of 4 MB and a top-up before its last grant.
         if n == PACKETS / 6 {
             site.world.cloud(&[
                 "package", "buy", "--fleet", "buses", "--volume", "20MB", "--id", "second",
@@ -220,10 +228,10 @@ fn a_top_up_in_mid_transfer_costs_no_packet() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let seen = receiver.join().unwrap();
+    println!("{seen} of {PACKETS} packets arrived, {refused} were refused");
     let status = site.settled();
-    println!("{seen} of {PACKETS} packets arrived, {refused} were refused; {status}");
     assert_eq!((seen, refused), (PACKETS, 0));
-    assert!(number(&status, "used") > 3_000_000);
+    assert!(number(&status, "used") > 6_000_000);
 }
 
 #[test]
@@ -257,11 +265,10 @@ fn what_is_metered_is_what_the_far_end_counts() {
         let (far_up, far_down) = site.lab.far.octets(FAR).unwrap();
         let shown = site.world.show(&site.device);
         println!(
-            "segments {segments}: the far end counts {}, metered {}, charged {}, own {}",
+            "segments {segments}: the far end counts {}, metered {}, charged so far {}",
             far_up + far_down,
             status["used"],
-            shown["charged"],
-            shown["own"]
+            shown["charged"]
         );
         assert_eq!(number(&status, "used"), far_up + far_down);
         site.world.audit();

@@ -42,7 +42,9 @@ impl Agent {
         }
         let used = self.meter.used().0;
         let ceiling = self.state.credit.ceiling;
-        let least = ceiling.min(Octets(used.saturating_add(self.window / 2)));
+        // A little early: the kernel's event at the half comes of another count than the meter's.
+        let half = self.window / 2 + self.window / 8;
+        let least = ceiling.min(Octets(used.saturating_add(half)));
         if self.state.armed >= least {
             return;
         }

@@ -320,11 +320,11 @@ fn watch(
 
 fn of_table(payload: &[u8], table: &[u8]) -> bool {
     let mut attributes = NlasIterator::new(payload.get(NFGEN_OCTETS..).unwrap_or(&[]));
-    payload.first() == Some(&NFPROTO_INET)
-        && attributes.any(|attribute| {
-            attribute
-                .is_ok_and(|attribute| attribute.kind() == ATTR_TABLE && attribute.value() == table)
-        })
+    // The family is no help: a depletion names the packet's, not the table's.
+    attributes.any(|attribute| {
+        attribute
+            .is_ok_and(|attribute| attribute.kind() == ATTR_TABLE && attribute.value() == table)
+    })
 }
 
 /// What an object has counted, out of the kernel's description of it.

@@ -206,7 +206,7 @@ fn limits(seen: Counted, state: &GateState, reach: Reach) -> [(&'static str, u64
         ("ceiling", ceiling),
         ("half", half),
         ("allowance", allowance),
-        ("reset", if state.ended { 0 } else { UNLIMITED }),
+        ("cut", if state.ended { 0 } else { UNLIMITED }),
     ]
 }
 
@@ -309,7 +309,7 @@ mod tests {
                 ("ceiling", 10_900),
                 ("half", 5_900),
                 ("allowance", 8_050),
-                ("reset", UNLIMITED)
+                ("cut", UNLIMITED)
             ]
         );
         let shut = limits(seen, &state(false, 12_000, 12_000), reach(2_000, 2_000));
@@ -319,7 +319,7 @@ mod tests {
                 ("ceiling", 0),
                 ("half", UNLIMITED),
                 ("allowance", 10_050),
-                ("reset", UNLIMITED)
+                ("cut", UNLIMITED)
             ]
         );
     }

@@ -56,7 +56,7 @@ impl Place {
         let mut text = format!(
             "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
              quota ceiling {{ over 0 bytes }}\nquota half {{ over 0 bytes }}\n\
-             quota allowance {{ over 0 bytes }}\nquota reset {{ over {limit} bytes }}\n\
+             quota allowance {{ over 0 bytes }}\nquota cut {{ over {limit} bytes }}\n\
              counter own {{ }}\ncounter stopped {{ }}\n\
              chain allowed {{\nquota name \"allowance\" counter name \"stopped\" drop\naccept\n}}\n\
              chain beyond {{\n{beyond}}}\n\
@@ -141,7 +141,7 @@ fn beyond_rules(beyond: &Beyond) -> String {
     }
     // A flow whose grant is merely late loses packets; one whose grant is used up is ended, so that the far end stops.
     rules.push_str(
-        "meta l4proto tcp quota name \"reset\" counter name \"stopped\" reject with tcp reset\n\
+        "meta l4proto tcp quota name \"cut\" counter name \"stopped\" reject with tcp reset\n\
          counter name \"stopped\" drop\n",
     );
     rules
