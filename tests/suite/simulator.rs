@@ -101,7 +101,7 @@ const FOUND: &[(&str, u64)] = &[
     ("mark-too-far", 2),
     ("ceiling-lowered", 0),
     ("ceiling-promised", 0),
-    ("segments-reversed", 0),
+    ("segments-reversed", 2),
     ("late-dropped", 3),
     ("lease-not-moved", 0),
     ("lease-shortened", 2498),
