@@ -60,6 +60,16 @@ fn the_commands_that_the_page_lists_are_known_to_the_cloud() {
         let mut turn = Turn::new(&mut ledger, &rules, NOW);
         turn.bootstrap_admin(&admin).unwrap();
         let fleet = "acme".parse().unwrap();
+        let create = FleetCommand {
+            id: "c-0".parse().unwrap(),
+            expires: NOW,
+            expected: None,
+            dry: false,
+            name: "fleet-create".parse().unwrap(),
+            args: Value::Map([(Value::Text("fleet".into()), Value::Text("acme".into()))].into()),
+        };
+        turn.command(None, &Kid::first(&admin), &create).unwrap();
+        turn.outgoing.clear();
         let command = FleetCommand {
             id: "c-1".parse().unwrap(),
             expires: NOW,
