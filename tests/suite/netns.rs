@@ -1,6 +1,7 @@
 //! The gate in the kernel, on a SIM that is a veth pair between two network namespaces: real packets, a real table.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
@@ -104,6 +105,59 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key]
         .as_u64()
         .unwrap_or_else(|| panic!("{key} in {value}"))
+}
+
+#[test]
+fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
+    const GRANT: u64 = 5_000_000;
+    for down in [true, false] {
+        let Some(site) = Site::start("tracker-n", "5MB", "1 MB", true) else {
+            return;
+        };
+        let (near, far) = site.lab.connect().unwrap();
+        let (from, to) = if down { (far, near) } else { (near, far) };
+        let ended = bulk(from, to, 4 * GRANT).join().unwrap();
+        let status = site.device.await_status("is refused", |status| {
+            status["answer_code"] == 4012 && status["remaining"] == 0
+        });
+        let passed = site.lab.witnessed().unwrap();
+        let (up, received) = site.lab.device.octets(SIM).unwrap();
+        println!(
+            "down {down}: {passed} octets passed the gate for a grant of {GRANT}; the link carried {} ({} over), payload {}; {ended:?}",
+            up + received,
+            (up + received).saturating_sub(GRANT),
+            ended.received,
+        );
+        assert!(passed <= GRANT, "{passed} octets passed a grant of {GRANT}");
+        // Downlink the network has delivered, and the link has counted, what the gate then drops: a sender without any
+        // limit loses much of its grant to that. Uplink what is dropped never reaches the link.
+        assert!(
+            down || passed > GRANT * 8 / 10,
+            "{passed} octets passed, most of {GRANT} was there to be used"
+        );
+        let booked = site.settled();
+        assert!(number(&booked, "used") >= up + received, "{booked}");
+        assert_eq!(
+            ended.sender,
+            Some(ErrorKind::ConnectionReset),
+            "the sender was told: {ended:?}"
+        );
+        // What was delivered beyond the grant is a debt: the ceiling stands at it, and nothing was added.
+        let (ceiling, used) = (number(&status, "ceiling"), number(&status, "used"));
+        assert!(ceiling <= used.max(GRANT), "{status}");
+        // Nothing more passes, but the agent does: it reports and is heard.
+        let near = site
+            .lab
+            .device
+            .within(|| Ok(UdpSocket::bind((DEVICE_IP, 0))?))
+            .unwrap();
+        for _ in 0..10 {
+            let _ = near.send_to(&[0; 500], "198.18.0.2:9");
+        }
+        assert_eq!(site.lab.witnessed().unwrap(), passed);
+        assert_eq!(status["connected"], true);
+        assert!(site.ruleset().contains("simquota_wwan0"));
+    }
 }
 
 #[test]

@@ -272,7 +272,9 @@ impl Agent {
         }
         if reason == Reason::SWITCH {
             self.off = true;
-            self.meter.leave();
+            if self.elsewhere {
+                self.meter.leave();
+            }
         }
     }
 

@@ -25,6 +25,9 @@ pub struct Reading {
     pub down: u64,
     /// The agent's own octets on this SIM since the process began. They are part of `up + down`.
     pub own: u64,
+    /// Octets that the SIM delivered and the gate dropped, since the gate's table was made, perhaps by a process before
+    /// this one. They are part of `down`: nothing could stop them.
+    pub dropped: u64,
 }
 
 /// Everything that can happen to the agent. The shell has decoded and verified messages before.
@@ -56,8 +59,11 @@ pub enum Input {
     SimChanged(Iccid),
     /// The SIM's network is in another zone.
     ZoneChanged(ZoneId),
-    /// The device leaves the cloud SIM for another network (S33).
+    /// The device leaves the cloud SIM for another network (S33), which may use the same counter meanwhile.
     LeaveSim,
+    /// The SIM's interface is gone or renamed (S33). Nothing else uses its counter: if it comes back as the same one, all
+    /// that it shows is the SIM's.
+    SimGone,
     /// The device is on the cloud SIM again.
     ReturnSim,
     /// The agent is to end in order.

@@ -94,7 +94,7 @@ mod tests;
 
 use simquota_shared::ids::{ChannelId, Iccid, ZoneId};
 use simquota_shared::message::usage::flag;
-use simquota_shared::message::{Closes, Kind, Reason};
+use simquota_shared::message::Closes;
 use simquota_shared::units::{Boot, Epoch, Octets};
 
 pub use batch::{OCTETS_MAX as BATCH_OCTETS_MAX, ROWS_MAX as BATCH_ROWS_MAX, batch};
@@ -157,6 +157,9 @@ pub struct Agent {
     asking: Asking,
     outbox: Outbox,
     budget: Budget,
+    /// What the gate had dropped at the last reading, and octets beyond the ceiling then that it may still name.
+    dropped_seen: u64,
+    beyond_unexplained: u64,
     /// Octets that are armed at a time.
     window: u64,
     /// When the running sample interval ends, and when the meter is read next.
@@ -164,7 +167,10 @@ pub struct Agent {
     poll_ms: u64,
     started_ms: u64,
     booting: bool,
+    /// Not on the SIM.
     off: bool,
+    /// Another network may use the SIM's counter since it was left.
+    elsewhere: bool,
     change: Option<Change>,
     report_asked: bool,
     /// The next row begins a batch.
@@ -228,12 +234,15 @@ impl Agent {
                 stop: Octets::ZERO,
                 next_ms: started_ms.saturating_add(step::BUDGET_MS),
             },
+            dropped_seen: 0,
+            beyond_unexplained: 0,
             window: 0,
             sample_ms: started_ms.saturating_add(sample_ms),
             poll_ms: started_ms,
             started_ms,
             booting: true,
             off: false,
+            elsewhere: false,
             change: None,
             report_asked: false,
             apart: false,
@@ -289,10 +298,14 @@ impl Agent {
                 }
             }
             Input::LeaveSim => {
-                if !self.off && self.shutting.is_none() {
-                    self.asking.wish = Some((Kind::Final, Reason::SWITCH));
+                self.elsewhere = true;
+                if self.off {
+                    self.meter.leave();
+                    self.dirty = true;
                 }
+                self.leave_sim();
             }
+            Input::SimGone => self.leave_sim(),
             Input::ReturnSim => self.on_return(),
             Input::Shutdown => self.on_shutdown(),
             Input::StoreFailed => self.stopped = true,

@@ -48,9 +48,12 @@ impl Agent {
             ceiling: self.state.credit.ceiling,
             interval_ms: self.sample_ms.saturating_sub(self.sample_interval_ms()),
         };
+        let before = self.meter.used();
         let Some(taken) = self.meter.take(reading, moment) else {
             return self.notices.push(Notice::ReadingRefused);
         };
+        let beyond = self.meter.used().beyond(moment.ceiling.max(before));
+        self.make_way(reading.dropped, beyond);
         if taken.reset && self.booting {
             self.declare_window();
         }
@@ -68,6 +71,25 @@ impl Agent {
         }
         self.end_interval(stamp);
         self.notice_ceiling();
+    }
+
+    /// Octets beyond the ceiling that the gate dropped were delivered and are used, but the allowance is for what
+    /// passes: its end moves with them. Else a burst that meets the gate would silence the agent.
+    ///
+    /// `dropped` was counted a moment before the meter was read: octets of one reading may be found dropped in the next.
+    fn make_way(&mut self, dropped: u64, beyond: u64) {
+        let since = match dropped.checked_sub(self.dropped_seen) {
+            Some(since) => since,
+            None => dropped, // another table
+        };
+        self.dropped_seen = dropped;
+        let moved = since.min(beyond.saturating_add(self.beyond_unexplained));
+        self.beyond_unexplained = beyond.saturating_sub(moved);
+        for stop in [&mut self.state.credit.stop, &mut self.budget.stop] {
+            if *stop > Octets::ZERO {
+                *stop = Octets(stop.0.saturating_add(moved));
+            }
+        }
     }
 
     fn on_foreign_octets(&mut self) {

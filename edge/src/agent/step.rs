@@ -152,9 +152,16 @@ impl Agent {
         self.outbox.retry_ms = None;
     }
 
+    pub(super) fn leave_sim(&mut self) {
+        if !self.off && self.shutting.is_none() {
+            self.asking.wish = Some((Kind::Final, Reason::SWITCH));
+        }
+    }
+
     pub(super) fn on_return(&mut self) {
         if self.off && self.shutting.is_none() {
             self.off = false;
+            self.elsewhere = false;
             self.asking.dormant = false;
             self.poll_ms = self.now.mono_ms;
             self.wish_initial(Reason::CONDITION);

@@ -57,6 +57,15 @@ impl Reach {
     }
 }
 
+/// Octets on the SIM that a gate tells apart from all others; 0 where it can't.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// The agent's own, since the gate was opened.
+    pub own: u64,
+    /// Delivered by the SIM and dropped by the gate, since its table was made.
+    pub dropped: u64,
+}
+
 /// The kinds of gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,19 +179,19 @@ impl Gate {
         }
     }
 
-    /// To be called just before the meter is read, so that the two counts belong together. Returns the agent's own
-    /// octets since the start, where the gate can tell them apart.
-    pub fn before_reading(&mut self) -> u64 {
+    /// To be called just before the meter is read, so that the two counts belong together. Returns what the gate tells
+    /// apart, where it can.
+    pub fn before_reading(&mut self) -> Apart {
         let Some(Fence::Nft(gate)) = &mut self.fence else {
-            return 0;
+            return Apart::default();
         };
         match gate.before_reading() {
-            Ok(own) => own,
+            Ok(apart) => apart,
             Err(error) => {
                 self.failed(&error);
                 // The table is gone: nothing stops traffic until it is there again.
                 self.remake();
-                0
+                Apart::default()
             }
         }
     }

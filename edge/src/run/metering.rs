@@ -1,7 +1,7 @@
 //! The meter's end of the world: a source, and the watch on its interface.
 //!
-//! The agent's own octets are told apart by a gate in the kernel only; elsewhere [`Reading::own`] is always 0, so that
-//! they are charged like all others.
+//! The agent's own octets, and those that the gate dropped, are told apart by a gate in the kernel only; elsewhere
+//! [`Reading::own`] is always 0, so that they are charged like all others.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
@@ -12,6 +12,7 @@ use simquota_shared::ids::Text;
 use crate::agent::{Identity, Input, Reading};
 use crate::config::{Metered, Settings};
 use crate::io::counter::{self, LinkSource, Source, SourceError};
+use crate::io::gate::Apart;
 use crate::io::link::{LinkEvent, LinkWatch};
 use crate::io::trace::TraceSource;
 
@@ -27,8 +28,8 @@ pub(super) struct Metering {
     /// The last reading, while the life that it is of may go on.
     last: Option<counter::Reading>,
     error: Option<String>,
-    /// The agent's own octets, as of the last reading.
-    own: u64,
+    /// What the gate told apart, as of the last reading.
+    apart: Apart,
     /// Read since [`Metering::met_gate`] was last asked.
     fresh: bool,
 }
@@ -82,15 +83,15 @@ impl Metering {
             counted: None,
             last: None,
             error: None,
-            own: 0,
+            apart: Apart::default(),
             fresh: false,
         })
     }
 
-    /// Reads the counter. `own` is how many octets the agent itself has sent and received by now.
-    pub(super) fn read(&mut self, now_ms: u64, own: u64) -> Input {
+    /// Reads the counter. `apart` is what the gate told apart just before.
+    pub(super) fn read(&mut self, now_ms: u64, apart: Apart) -> Input {
         self.fresh = true;
-        self.own = own;
+        self.apart = apart;
         match self.source.read(now_ms) {
             Ok(reading) => {
                 if self.error.take().is_some() {
@@ -127,7 +128,8 @@ impl Metering {
             },
             up: reading.up,
             down: reading.down,
-            own: self.own,
+            own: self.apart.own,
+            dropped: self.apart.dropped,
         };
         self.last = Some(reading);
         taken
@@ -174,7 +176,7 @@ impl Metering {
                 let reading = last.map(|last| Input::Reading(self.take(last)));
                 // Another life may have begun, and been read, before the word of this end came.
                 self.last.take_if(|known| known.identity.index == index);
-                reading.into_iter().chain([Input::LeaveSim]).collect()
+                reading.into_iter().chain([Input::SimGone]).collect()
             }
             LinkEvent::Failed { reason } => {
                 tracing::error!(
@@ -300,7 +302,7 @@ mod tests {
             counted: None,
             last: None,
             error: None,
-            own: 0,
+            apart: Apart::default(),
             fresh: false,
         };
         (metering, sender)
@@ -323,12 +325,12 @@ mod tests {
     #[test]
     fn a_removal_brings_the_last_octets_and_leaves_the_sim() {
         let (mut metering, events) = metering(vec![reading(2, 10, 20)]);
-        assert_eq!(shown(&metering.read(0, 0)), (2, 10, 20));
+        assert_eq!(shown(&metering.read(0, Apart::default())), (2, 10, 20));
         events.send(removed(reading(2, 15, 0))).unwrap();
         let inputs = metering.next_link_event().unwrap();
         // 0 received is the statistics being taken down, not a counter that began anew.
         assert_eq!(shown(inputs.first().unwrap()), (2, 15, 20));
-        assert_eq!(inputs.last(), Some(&Input::LeaveSim));
+        assert_eq!(inputs.last(), Some(&Input::SimGone));
         assert_eq!(inputs.len(), 2);
         assert!(metering.next_link_event().is_none());
     }
@@ -336,13 +338,13 @@ mod tests {
     #[test]
     fn the_end_of_one_life_is_read_before_the_beginning_of_the_next() {
         let (mut metering, events) = metering(vec![reading(2, 10, 20), reading(3, 1, 1)]);
-        metering.read(0, 0);
+        metering.read(0, Apart::default());
         events.send(removed(reading(2, 11, 22))).unwrap();
         events.send(LinkEvent::Up { index: 3 }).unwrap();
-        assert_eq!(shown(&metering.read(1, 0)), (2, 11, 22));
-        assert_eq!(shown(&metering.read(2, 0)), (3, 1, 1));
+        assert_eq!(shown(&metering.read(1, Apart::default())), (2, 11, 22));
+        assert_eq!(shown(&metering.read(2, Apart::default())), (3, 1, 1));
         // The word of the removal leaves the SIM all the same, and counts nothing a second time.
-        assert_eq!(metering.next_link_event(), Some(vec![Input::LeaveSim]));
+        assert_eq!(metering.next_link_event(), Some(vec![Input::SimGone]));
         assert_eq!(metering.next_link_event(), Some(vec![Input::ReturnSim]));
     }
 }

@@ -104,8 +104,8 @@ impl<'a> Machine<'a> {
 
     /// Reads the meter, and what the gate has counted just before it.
     pub(super) fn read_meter(&mut self) -> Input {
-        let own = self.gate.before_reading();
-        self.metering.read(clock::monotonic_ms(), own)
+        let apart = self.gate.before_reading();
+        self.metering.read(clock::monotonic_ms(), apart)
     }
 
     /// After an orderly end nobody raises the gate any more: should traffic pass then, the gate goes.

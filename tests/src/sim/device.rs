@@ -155,6 +155,7 @@ impl Body {
             up: self.up,
             down: self.down,
             own: 0,
+            dropped: 0,
         }
     }
 

@@ -121,6 +121,27 @@ fn leaving_the_sim_stores_the_last_usage_and_meters_no_more() {
 }
 
 #[test]
+fn a_sim_interface_that_comes_back_as_the_same_hides_nothing() {
+    let mut bench = Bench::open(10_000);
+    bench.use_octets(700, 0);
+    bench.give(Input::SimGone);
+    // Renamed, say: it is the SIM's under another name.
+    bench.use_octets(300, 0);
+    assert_eq!(bench.agent.used(), Octets(700));
+    bench.restart();
+    bench.connect();
+    bench.register();
+    assert_eq!(bench.last_request().used, Octets(1_000));
+    bench.grant(10_000);
+    bench.give(Input::SimGone);
+    bench.traffic(50, 0);
+    bench.grant(0);
+    bench.wait_s(2);
+    bench.give(Input::ReturnSim);
+    assert_eq!(bench.last_request().used, Octets(1_050));
+}
+
+#[test]
 fn a_sim_interface_that_was_made_anew_counts_from_its_beginning() {
     let mut bench = Bench::open(10_000);
     bench.give(Input::LeaveSim);
@@ -210,6 +231,47 @@ fn at_the_stop_there_is_one_connect_budget_a_quarter_of_an_hour() {
         "not used up, not raised"
     );
     assert!(bench.noticed(|n| matches!(n, Notice::ConnectBudget(_))));
+}
+
+#[test]
+fn what_the_gate_dropped_does_not_eat_the_allowance() {
+    let mut bench = Bench::open(100_000);
+    bench.use_octets(0, 100_000);
+    let left = |bench: &Bench| bench.gate().stop.0 - bench.agent.used().0;
+    assert_eq!(left(&bench), 20_000);
+    // The far end sends on: delivered, and dropped. The meter shows some of it a reading before the gate does.
+    bench.dropped = 40_000;
+    bench.use_octets(0, 50_000);
+    bench.dropped = 50_000;
+    bench.use_octets(0, 0);
+    assert_eq!(left(&bench), 20_000);
+    // What passed has to fit, whoever was stopped beside it.
+    bench.own += 6_000;
+    bench.use_octets(6_000, 0);
+    assert_eq!(left(&bench), 14_000);
+    bench.use_octets(0, 0);
+    bench.dropped += 1_000_000;
+    bench.use_octets(0, 0);
+    assert_eq!(left(&bench), 14_000, "no more than the meter shows");
+}
+
+#[test]
+fn what_the_gate_dropped_while_no_agent_ran_does_not_eat_the_allowance() {
+    let mut bench = Bench::open(100_000);
+    bench.use_octets(0, 90_000);
+    // The table outlives the agent.
+    bench.traffic(0, 10_000);
+    bench.traffic(0, 300_000);
+    bench.dropped = 300_000;
+    bench.restart();
+    assert_eq!(bench.agent.used(), Octets(400_000));
+    assert_eq!(bench.gate().stop, Octets(420_000));
+    // Its own table begins to count anew.
+    bench.dropped = 0;
+    bench.use_octets(0, 0);
+    bench.dropped = 5_000;
+    bench.use_octets(0, 5_000);
+    assert_eq!(bench.gate().stop, Octets(425_000));
 }
 
 #[test]

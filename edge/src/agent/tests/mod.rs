@@ -61,6 +61,7 @@ struct Bench {
     up: u64,
     down: u64,
     own: u64,
+    dropped: u64,
     /// Whether there is an interface.
     link: bool,
     now: Now,
@@ -113,6 +114,7 @@ impl Bench {
             up: 5_000,
             down: 5_000,
             own: 0,
+            dropped: 0,
             link: true,
             now,
             gate: None,
@@ -147,6 +149,7 @@ impl Bench {
                 up: self.up,
                 down: self.down,
                 own: self.own,
+                dropped: self.dropped,
             }),
             false => Input::NoReading,
         }

@@ -15,7 +15,7 @@ use simquota_shared::message::FinalAction;
 
 use super::kernel::{Kind, Objects, Ours, TableWatch, UNLIMITED};
 use super::rules::{Beyond, Place};
-use super::{GateError, Reach};
+use super::{Apart, GateError, Reach};
 use crate::agent::GateState;
 use crate::io::clock;
 
@@ -24,6 +24,8 @@ pub use super::kernel::TableEvent;
 /// Limits are brought in line with the same reading no sooner than this.
 const AGAIN_MS: u64 = 200;
 const NFT: &str = "nft";
+/// The counter of what the SIM delivered and the gate dropped.
+const DELIVERED: &str = "delivered";
 /// With less room than this no event at its half is asked for: the end itself is one.
 const HALF_LEAST: u64 = 3_000;
 /// A limit holds back one part in so many of the room, because the link counts up to 3.3 % more than the quota (large
@@ -39,6 +41,7 @@ struct Counted {
     ceiling: u64,
     allowance: u64,
     own: u64,
+    delivered: u64,
 }
 
 /// What the table was last told.
@@ -56,8 +59,8 @@ pub struct NftGate {
     ours: Ours,
     _watch: TableWatch,
     seen: Counted,
-    /// Own octets that tables before this one have counted.
-    own_before: u64,
+    /// What tables before this one have counted.
+    before: Apart,
     set: Option<Set>,
     action: Option<FinalAction>,
     /// Tables made again because somebody else took one away.
@@ -74,7 +77,9 @@ impl NftGate {
         on_event: impl FnMut(TableEvent) + Send + 'static,
     ) -> Result<NftGate, GateError> {
         let table = place.table();
-        let objects = Objects::open(&table).map_err(GateError::Kernel)?;
+        let mut objects = Objects::open(&table).map_err(GateError::Kernel)?;
+        // Of the process before: what its table dropped since, the meter shows as well. There may be none.
+        let dropped = objects.counted(Kind::Counter, DELIVERED).unwrap_or(0);
         let ours = Ours::default();
         ours.add(objects.port());
         // Watched before it is made, so that nothing happens to it unseen.
@@ -86,29 +91,37 @@ impl NftGate {
             ours,
             _watch: watch,
             seen: Counted::default(),
-            own_before: 0,
+            before: Apart { own: 0, dropped },
             set: None,
             action: None,
             remade: 0,
         })
     }
 
-    /// Reads what the table has counted. Called just before the meter is read; returns the agent's own octets since
-    /// the gate was opened.
+    /// Reads what the table has counted. Called just before the meter is read.
     ///
     /// # Errors
     /// When the table is gone.
-    pub fn before_reading(&mut self) -> Result<u64, GateError> {
+    pub fn before_reading(&mut self) -> Result<Apart, GateError> {
         let mut read = |kind, name| self.objects.counted(kind, name).map_err(GateError::Kernel);
         let ceiling = read(Kind::Quota, "ceiling")?;
         let allowance = read(Kind::Quota, "allowance")?;
         let own = read(Kind::Counter, "own")?;
+        let delivered = read(Kind::Counter, DELIVERED)?;
         self.seen = Counted {
             ceiling,
             allowance,
             own,
+            delivered,
         };
-        Ok(self.own_before.saturating_add(own))
+        Ok(self.apart())
+    }
+
+    const fn apart(&self) -> Apart {
+        Apart {
+            own: self.before.own.saturating_add(self.seen.own),
+            dropped: self.before.dropped.saturating_add(self.seen.delivered),
+        }
     }
 
     /// Sets the limits. `reach` speaks of the last reading.
@@ -146,7 +159,7 @@ impl NftGate {
     /// As [`NftGate::open`].
     pub fn remake(&mut self) -> Result<(), GateError> {
         nft(&self.place.rules(&Beyond::Nothing), &self.ours)?;
-        self.own_before = self.own_before.saturating_add(self.seen.own);
+        self.before = self.apart();
         self.seen = Counted::default();
         self.set = None;
         self.action = None;
@@ -300,7 +313,7 @@ mod tests {
         let seen = Counted {
             ceiling: 900,
             allowance: 50,
-            own: 0,
+            ..Counted::default()
         };
         let open = limits(seen, &state(true, 12_000, 20_000), reach(2_000, 12_000));
         assert_eq!(

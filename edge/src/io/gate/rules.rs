@@ -4,6 +4,9 @@
 //! goes beyond it is let through only for a reason, and then counted by the quota `allowance`. `half` does nothing but
 //! say, by the kernel's event, that it is time for another reading.
 //!
+//! What is dropped on its way in was delivered by the SIM and is metered; `delivered` counts it, so that it is not
+//! taken for the agent's own traffic and does not eat the allowance.
+//!
 //! A new table begins shut: all its quotas are 0.
 
 use std::fmt::Write as _;
@@ -57,8 +60,11 @@ impl Place {
             "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
              quota ceiling {{ over 0 bytes }}\nquota half {{ over 0 bytes }}\n\
              quota allowance {{ over 0 bytes }}\nquota cut {{ over {limit} bytes }}\n\
-             counter own {{ }}\ncounter stopped {{ }}\n\
-             chain allowed {{\nquota name \"allowance\" counter name \"stopped\" drop\naccept\n}}\n\
+             counter own {{ }}\ncounter stopped {{ }}\ncounter delivered {{ }}\n\
+             chain noted {{\niifname {name} counter name \"delivered\"\ncounter name \"stopped\"\n}}\n\
+             chain held_up {{\njump noted\ndrop\n}}\n\
+             chain ended {{\njump noted\nreject with tcp reset\n}}\n\
+             chain allowed {{\nquota name \"allowance\" goto held_up\naccept\n}}\n\
              chain beyond {{\n{beyond}}}\n\
              chain metered {{\nct mark and {MARK_OWN} == {MARK_OWN} counter name \"own\"\n\
              quota name \"half\"\nquota name \"ceiling\" goto beyond\n}}\n",
@@ -140,10 +146,7 @@ fn beyond_rules(beyond: &Beyond) -> String {
         }
     }
     // A flow whose grant is merely late loses packets; one whose grant is used up is ended, so that the far end stops.
-    rules.push_str(
-        "meta l4proto tcp quota name \"cut\" counter name \"stopped\" reject with tcp reset\n\
-         counter name \"stopped\" drop\n",
-    );
+    rules.push_str("meta l4proto tcp quota name \"cut\" goto ended\ngoto held_up\n");
     rules
 }
 
