@@ -95,7 +95,7 @@ impl Site {
         })
     }
 
-    /// The table's octets that were stopped.
+    /// All tables as the kernel has them.
     fn ruleset(&self) -> String {
         self.lab.device.nft("list ruleset\n").unwrap()
     }
@@ -114,19 +114,31 @@ fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
         let Some(site) = Site::start("tracker-n", "5MB", "1 MB", true) else {
             return;
         };
-        let (near, far) = site.lab.connect().unwrap();
-        let (from, to) = if down { (far, near) } else { (near, far) };
-        let ended = bulk(from, to, 4 * GRANT).join().unwrap();
-        let status = site.device.await_status("is refused", |status| {
-            status["answer_code"] == 4012 && status["remaining"] == 0
+        // The last grant is used up, or what is left of it is less than a packet.
+        let at_end = |status: &Value| {
+            let left = number(status, "remaining");
+            let last = status["final_unit"] == true || status["answer_code"] == 4012;
+            last && left < 1_500
+        };
+        // A flow that waited for a grant may have given up: others go on.
+        let mut flows = Vec::new();
+        let status = await_fact(2 * LIMIT, "the end of the grant", || {
+            if let Ok((near, far)) = site.lab.connect() {
+                let (from, to) = if down { (far, near) } else { (near, far) };
+                flows.push(bulk(from, to, 4 * GRANT).join().unwrap());
+            }
+            site.device.status().filter(at_end)
+        })
+        .unwrap_or_else(|error| {
+            let status = site.device.status();
+            panic!("{error}: {flows:?}; {status:?}; {}", site.ruleset())
         });
         let passed = site.lab.witnessed().unwrap();
         let (up, received) = site.lab.device.octets(SIM).unwrap();
         println!(
-            "down {down}: {passed} octets passed the gate for a grant of {GRANT}; the link carried {} ({} over), payload {}; {ended:?}",
+            "down {down}: {passed} octets passed the gate for a grant of {GRANT}; the link carried {} ({} over); {flows:?}",
             up + received,
             (up + received).saturating_sub(GRANT),
-            ended.received,
         );
         assert!(passed <= GRANT, "{passed} octets passed a grant of {GRANT}");
         // Downlink the network has delivered, and the link has counted, what the gate then drops: a sender without any
@@ -137,15 +149,13 @@ fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
         );
         let booked = site.settled();
         assert!(number(&booked, "used") >= up + received, "{booked}");
-        assert_eq!(
-            ended.sender,
-            Some(ErrorKind::ConnectionReset),
-            "the sender was told: {ended:?}"
-        );
+        let told = flows.last().and_then(|ended| ended.sender);
+        let reset = Some(ErrorKind::ConnectionReset);
+        assert_eq!(told, reset, "the sender was told: {flows:?}");
         // What was delivered beyond the grant is a debt: the ceiling stands at it, and nothing was added.
         let (ceiling, used) = (number(&status, "ceiling"), number(&status, "used"));
         assert!(ceiling <= used.max(GRANT), "{status}");
-        // Nothing more passes, but the agent does: it reports and is heard.
+        // No more passes than was left, but the agent does: it reports and is heard.
         let near = site
             .lab
             .device
@@ -154,7 +164,8 @@ fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
         for _ in 0..10 {
             let _ = near.send_to(&[0; 500], "198.18.0.2:9");
         }
-        assert_eq!(site.lab.witnessed().unwrap(), passed);
+        let more = site.lab.witnessed().unwrap() - passed;
+        assert!(more <= number(&status, "remaining"), "{more} octets more");
         assert_eq!(status["connected"], true);
         assert!(site.ruleset().contains("simquota_wwan0"));
     }
@@ -162,7 +173,7 @@ fn bulk_traffic_stops_at_the_grant_and_both_ends_are_told() {
 
 #[test]
 fn a_dead_agent_lets_nothing_pass_beyond_its_armed_window() {
-    let Some(mut site) = Site::start("tracker-d", "50MB", "5 MB", true) else {
+    let Some(mut site) = Site::start("tracker-d", "50MB", "20 MB", true) else {
         return;
     };
     let (near, far) = site.lab.connect().unwrap();
@@ -199,7 +210,8 @@ fn a_dead_agent_lets_nothing_pass_beyond_its_armed_window() {
 #[test]
 fn a_top_up_in_mid_transfer_costs_no_packet() {
     const PACKETS: u32 = 6_000;
-    let Some(site) = Site::start("tracker-u", "4MB", "1500 kB", true) else {
+    // A quarter of a megabyte a second: the armed window lasts for a second, however slow the disk is.
+    let Some(site) = Site::start("tracker-u", "2MB", "750 kB", true) else {
         return;
     };
     let far = site
@@ -224,20 +236,20 @@ fn a_top_up_in_mid_transfer_costs_no_packet() {
     });
     let mut refused = 0;
     for n in 0..PACKETS {
-        // 6.2 MB in all, through a package of 4 MB and a top-up before its last grant.
+        // 3.2 MB in all, through a package of 2 MB and a top-up before its last grant.
         if n == PACKETS / 6 {
             site.world.cloud(&[
                 "package", "buy", "--fleet", "buses", "--volume", "20MB", "--id", "second",
             ]);
         }
-        refused += u32::from(near.send_to(&[7; 1_000], to).is_err());
-        std::thread::sleep(Duration::from_millis(1));
+        refused += u32::from(near.send_to(&[7; 500], to).is_err());
+        std::thread::sleep(Duration::from_millis(2));
     }
     let seen = receiver.join().unwrap();
     println!("{seen} of {PACKETS} packets arrived, {refused} were refused");
     let status = site.settled();
     assert_eq!((seen, refused), (PACKETS, 0));
-    assert!(number(&status, "used") > 6_000_000);
+    assert!(number(&status, "used") > 3_000_000);
 }
 
 #[test]
