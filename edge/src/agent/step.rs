@@ -35,6 +35,7 @@ impl Agent {
             self.plan_update();
             self.send_register();
             self.send_credit();
+            self.plan_question();
             self.plan_report();
             self.plan_budget();
         }
