@@ -31,6 +31,16 @@ pub(super) struct Disk {
     pub(super) rows: BTreeMap<u64, Row>,
 }
 
+/// A counter of the machine's boot of this number.
+pub(super) fn identity(machine: u64, index: u64) -> Identity {
+    Identity {
+        boot_id: Text::clipped(&format!("machine-{machine}")),
+        netns: 1,
+        index,
+        name: Text::clipped("wwan0"),
+    }
+}
+
 /// Everything of a device but its agent.
 #[derive(Debug)]
 pub(super) struct Body {
@@ -51,7 +61,8 @@ pub(super) struct Body {
     pub(super) up: u64,
     pub(super) down: u64,
     pub(super) machine: u64,
-    pub(super) index: u64,
+    /// The counter's, as the kernel tells it.
+    pub(super) identity: Identity,
     /// The counter's total at the agent's last reading.
     pub(super) read_at: u64,
     /// The counter's total up to which the kernel lets traffic pass.
@@ -104,6 +115,13 @@ pub(super) struct Device {
 }
 
 impl Body {
+    /// The machine boots: another counter, with the same interface.
+    pub(super) fn boots(&mut self, now: u64) {
+        self.machine += 1;
+        self.identity = identity(self.machine, self.identity.index);
+        self.booted = now;
+    }
+
     pub(super) fn total(&self) -> u64 {
         self.up + self.down
     }
@@ -146,16 +164,37 @@ impl Body {
         self.first_reading = false;
         self.read_at = self.total();
         Reading {
-            identity: Identity {
-                boot_id: Text::clipped(&format!("machine-{}", self.machine)),
-                netns: 1,
-                index: self.index,
-                name: Text::clipped("wwan0"),
-            },
+            identity: self.identity.clone(),
             up: self.up,
             down: self.down,
             own: 0,
         }
+    }
+
+    /// Octets that no durable row accounts for are gone with their counter. The armed window is the bound, and the
+    /// next start declares it. A flash that was rolled back knows an old one.
+    pub(super) fn lose(&mut self, octets: u64) {
+        self.lost += octets;
+        if let Some(state) = &self.disk.state
+            && self.enforced
+            && !self.rolled
+            && state.position.is_some()
+        {
+            let window = state.armed.value().saturating_sub(state.used.value());
+            if octets > window {
+                self.note(format!(
+                    "{octets} octets went with their counter, and only {window} were armed"
+                ));
+            }
+        }
+    }
+
+    /// Whether the stored position is of this counter.
+    pub(super) fn stores(&self, identity: &Identity) -> bool {
+        let state = self.disk.state.as_ref();
+        state
+            .and_then(|state| state.position.as_ref())
+            .is_some_and(|position| position.identity == *identity)
     }
 
     /// Whether the store says that this very counter was left to another network.
@@ -226,17 +265,17 @@ impl Body {
     fn check_sent(&mut self, message: &Outgoing) {
         use simquota_shared::codec::decode;
         use simquota_shared::message::{CreditRequest, UsageBatch};
-        let Some(state) = self.disk.state.clone() else {
-            self.note(format!(
+        let Some(state) = &self.disk.state else {
+            return self.note(format!(
                 "{:?} was sent before anything was durable",
                 message.up
             ));
-            return;
         };
+        let (number, used) = (state.credit.number, state.used);
         match message.up {
             Up::Credit => {
                 if let Ok(request) = decode::<CreditRequest>(&message.payload)
-                    && request.number > state.credit.number
+                    && request.number > number
                 {
                     self.note(format!(
                         "request {} was sent and is not durable",
@@ -246,11 +285,11 @@ impl Body {
             }
             Up::Usage => {
                 if let Ok(batch) = decode::<UsageBatch>(&message.payload)
-                    && batch.total > state.used
+                    && batch.total > used
                 {
                     self.note(format!(
-                        "usage up to {} was sent, durable is {}",
-                        batch.total, state.used
+                        "usage up to {} was sent, durable is {used}",
+                        batch.total
                     ));
                 }
             }
