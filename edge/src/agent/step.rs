@@ -249,7 +249,8 @@ impl Agent {
             stop: credit.stop.max(self.budget.stop),
             armed: self.armed(),
             ended: self.state.suspended || (usable && self.nothing_more()),
-            final_unit: match usable && !left {
+            // The connect budget is the agent's alone: what is allowed or slow beyond the ceiling ends at the stop.
+            final_unit: match usable && !left && self.meter.used() < credit.stop {
                 true => credit.final_unit.clone(),
                 false => None,
             },

@@ -202,6 +202,15 @@ impl Simulation {
             return Some(what);
         }
         let state = agent.state();
+        // Own octets, allowed hosts and the throttle have their stop: nothing passes beyond it.
+        if body.enforced && !body.rolled && agent.used() > state.credit.ceiling.max(state.credit.stop) {
+            return Some(format!(
+                "{} octets are used, the ceiling is {} and the stop {}",
+                agent.used(),
+                state.credit.ceiling,
+                state.credit.stop
+            ));
+        }
         let axis = found.and_then(|found| found.epochs.get(&state.epoch));
         let forgotten = self.unsettled.contains(&n);
         if agent.gate().open && state.credit.ceiling > agent.used() && !forgotten && !body.rolled {

@@ -8,10 +8,14 @@ use simquota_edge::agent::{
 };
 use simquota_edge::shell::World;
 use simquota_shared::ids::{DeviceId, Text};
+use simquota_shared::message::FinalAction;
 use simquota_shared::units::{Epoch, Octets, Seq};
 
 use super::dice::Dice;
 use super::mutant::Mutant;
+
+/// Of the octets that want to pass beyond the ceiling of a last grant, one in so many does.
+const BEYOND: u64 = 8;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,10 @@ pub(super) struct Body {
     pub(super) limit: u64,
     /// The position on the used-total axis that this limit stands for.
     pub(super) limit_position: u64,
+    /// The counter's total up to which it lets pass what is for allowed hosts, or slow, once the last grant is used up.
+    pub(super) beyond: u64,
+    /// It did so since all that passed was durable.
+    pub(super) slow: bool,
     /// The gate was raised by the agent's last commit, and not lowered since.
     pub(super) open: bool,
     /// Calls until the process or the machine dies.
@@ -118,6 +126,7 @@ impl Body {
     /// The machine boots: another counter, with the same interface.
     pub(super) fn boots(&mut self, now: u64) {
         self.machine += 1;
+        self.beyond = 0;
         self.identity = identity(self.machine, self.identity.index);
         self.booted = now;
     }
@@ -180,7 +189,10 @@ impl Body {
             && !self.rolled
             && state.position.is_some()
         {
-            let window = state.armed.value().saturating_sub(state.used.value());
+            let mut window = state.armed.value().saturating_sub(state.used.value());
+            if self.slow {
+                window = window.max(state.credit.stop.beyond(state.used));
+            }
             if octets > window {
                 self.note(format!(
                     "{octets} octets went with their counter, and only {window} were armed"
@@ -215,7 +227,10 @@ impl Body {
         } else {
             u64::MAX
         };
-        let passed = wanted.min(room);
+        let within = wanted.min(room);
+        // One octet in so many is for an allowed host, or gets through the throttle.
+        let slow = (wanted - within) / BEYOND;
+        let passed = within + slow.min(self.beyond.saturating_sub(self.total() + within));
         let passed_down = down.min(passed);
         self.down += passed_down;
         self.up += passed - passed_down;
@@ -256,6 +271,13 @@ impl Body {
         } else {
             0
         };
+        self.beyond = match &gate.final_unit {
+            Some(FinalAction::Restrict(_) | FinalAction::Throttle(_)) if self.enforced => {
+                self.read_at + gate.stop.beyond(used)
+            }
+            _ => 0,
+        };
+        self.slow |= self.beyond > 0;
     }
 
     fn note(&mut self, fault: String) {
@@ -415,5 +437,6 @@ impl Body {
         let keep_from = Seq(state.acked.value().saturating_sub(self.dice.below(30)));
         self.disk.rows = self.disk.rows.split_off(&(keep_from.value() + 1));
         self.disk.state = Some(state);
+        self.slow &= self.beyond > 0 || self.unaccounted() > 0;
     }
 }

@@ -220,6 +220,8 @@ impl Simulation {
                 read_at: 0,
                 limit: 0,
                 limit_position: 0,
+                beyond: 0,
+                slow: false,
                 open: false,
                 fuse: None,
                 disk_full_permille: 0,

@@ -175,6 +175,7 @@ impl Simulation {
         body.baseline = 0;
         // The limit moves with the counter.
         body.limit = body.limit.saturating_sub(body.total());
+        body.beyond = body.beyond.saturating_sub(body.total());
         body.up = 0;
         body.down = 0;
         body.read_at = 0;
