@@ -89,11 +89,13 @@ impl Turn<'_> {
             return Ok(None);
         };
         let (now, before) = (u64::from(kid.generation), device.generation);
+        let current = request.epoch() == device.epoch;
         let begins = match request {
             DeviceRequest::Register(request) => !device.epochs.contains_key(&request.epoch),
             _ => false,
         };
-        if now > before {
+        // What comes late out of a life that is over ends no key of the one that goes on.
+        if now > before && current {
             let begun = AccessChanged {
                 generation: Some(now),
                 ..changed(AccessChange::GenerationBegun, id, None, "")
@@ -101,10 +103,35 @@ impl Turn<'_> {
             let subject = Subject::Device(id.clone());
             self.record(subject, Cause::AccessChanged(begun), Vec::new())?;
         } else if now < before && !begins {
+            self.set_right(id, kid, request, before)?;
             let detail = format!("device {id} is at generation {before} of its key, not {now}");
             return Ok(Some(Verdict::refused("old-generation", detail)));
         }
         Ok(None)
+    }
+
+    /// An honest device whose flash was rolled back has forgotten the rotation: it is told again, under the generation
+    /// that it still has. Whoever has that key can derive those after it, so nothing is given away.
+    fn set_right(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        request: &DeviceRequest,
+        generation: u64,
+    ) -> Result<(), Broken> {
+        let Some(device) = self.ledger.devices.get(id) else {
+            return Ok(());
+        };
+        match request {
+            DeviceRequest::Register(request) if request.epoch != device.epoch => {
+                let answer = self.registration(id, request, Code::EPOCH_SUPERSEDED, false);
+                self.say(id, kid, Down::Register, encoded(&answer)?, false);
+                Ok(())
+            }
+            // The outcome of an order is no reason to give it again.
+            DeviceRequest::Ack(_) => Ok(()),
+            _ => self.tell_rotation(id, kid, generation),
+        }
     }
 
     /// Freezes a device that shows up as two, if that is the policy.

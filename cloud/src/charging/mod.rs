@@ -127,6 +127,20 @@ pub enum DeviceRequest {
     Status(Status),
 }
 
+impl DeviceRequest {
+    /// Of which life of its store the device speaks.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        match self {
+            Self::Register(request) => request.epoch,
+            Self::Usage(batch) => batch.epoch,
+            Self::Credit(request) => request.epoch,
+            Self::Ack(ack) => ack.epoch,
+            Self::Status(status) => status.epoch,
+        }
+    }
+}
+
 /// One batch's work on the ledger.
 #[derive(Debug)]
 pub struct Turn<'a> {

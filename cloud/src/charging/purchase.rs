@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use simquota_shared::code::Code;
 use simquota_shared::codec;
+use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{CommandId, DeviceId, FleetId, PackageId};
 use simquota_shared::message::{Ack, Body, Command, Kind, Outcome};
 use simquota_shared::topic::Down;
@@ -307,10 +308,48 @@ impl Turn<'_> {
 
     /// Issues a command whose number is `step` beyond the last one.
     fn tell_beyond(&mut self, id: &DeviceId, body: &Body, step: u64) -> Result<(), Broken> {
+        match self.ledger.devices.get(id).map(device_kid) {
+            Some(kid) => self.tell_under(id, &kid, body, step),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells a device under an older generation of its key that it is to go on to this one.
+    pub(super) fn tell_rotation(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        generation: u64,
+    ) -> Result<(), Broken> {
+        let body = Body::Rotate(generation);
+        let told = self.ledger.devices.get(id).is_some_and(|device| {
+            let mut live = device
+                .pending
+                .values()
+                .filter(|pending| self.now < pending.expires);
+            live.any(|pending| {
+                codec::decode::<Command>(&pending.message)
+                    .is_ok_and(|command| command.body == body)
+            })
+        });
+        // In their order: one that sets state is superseded by the next.
+        self.resend_commands(id, kid);
+        match told {
+            true => Ok(()),
+            false => self.tell_under(id, kid, &body, 1),
+        }
+    }
+
+    fn tell_under(
+        &mut self,
+        id: &DeviceId,
+        kid: &Kid,
+        body: &Body,
+        step: u64,
+    ) -> Result<(), Broken> {
         let Some(device) = self.ledger.devices.get(id) else {
             return Ok(());
         };
-        let kid = device_kid(device);
         let number = device
             .commands
             .checked_add(step)
@@ -339,12 +378,12 @@ impl Turn<'_> {
             expires,
         });
         self.record(Subject::Device(id.clone()), cause, Vec::new())?;
-        self.say(id, &kid, Down::Command, payload, false);
+        self.say(id, kid, Down::Command, payload, false);
         Ok(())
     }
 
     /// Sends again what a device has not acknowledged and what is not too late.
-    pub(super) fn resend_commands(&mut self, id: &DeviceId, kid: &simquota_shared::envelope::Kid) {
+    pub(super) fn resend_commands(&mut self, id: &DeviceId, kid: &Kid) {
         let due: Vec<Vec<u8>> = self
             .ledger
             .devices

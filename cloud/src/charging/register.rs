@@ -56,6 +56,7 @@ impl Turn<'_> {
                 || device.generation != u64::from(kid.generation)
         });
         let orphans = known.is_some_and(|device| device.epoch != request.epoch);
+        let second = known.and_then(|_| self.holder(id, request)).cloned();
         if news {
             self.close_before(id, request)?;
             let cause = self.registered(id, kid, request, iccid)?;
@@ -70,7 +71,14 @@ impl Turn<'_> {
         }
         let answer = self.registration(id, request, Code::SUCCESS, false);
         self.say(id, kid, Down::Register, encoded(&answer)?, false);
-        Ok(Verdict::Done)
+        let Some(other) = second else {
+            return Ok(Verdict::Done);
+        };
+        // It is served under the SIM that is bound to it, and told so. A SIM that was moved, a copied device, or a
+        // cloud that was restored and has bound the SIM to somebody else since: that is for a person to find out.
+        self.freeze(id, "second-sim")?;
+        let detail = format!("device {id} reports the SIM of device {other}");
+        Ok(Verdict::refused("second-sim", detail))
     }
 
     fn admit(&self, id: &DeviceId, kid: &Kid, request: &RegisterRequest) -> Result<Iccid, Denied> {
@@ -120,7 +128,6 @@ impl Turn<'_> {
                 format!("enrolment key {kid} admits no more devices: open it, or use another"),
             );
         }
-        self.own_sim(id, request)?;
         let reported = request
             .iccid
             .as_ref()
@@ -136,23 +143,11 @@ impl Turn<'_> {
         }
     }
 
-    /// A SIM is in one device.
-    fn own_sim(&self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Denied> {
-        let holder = request
-            .iccid
-            .as_ref()
-            .and_then(|iccid| self.ledger.sims.get(iccid))
-            .and_then(|sim| sim.device.as_ref());
-        match holder {
-            Some(other) if other != id => Err(Denied {
-                code: Code::SERVICE_DENIED,
-                retry: true,
-                reason: "second-sim",
-                detail: format!("device {id} reports the SIM of device {other}"),
-                two: true,
-            }),
-            _ => Ok(()),
-        }
+    /// The other device that the reported SIM is bound to.
+    fn holder(&self, id: &DeviceId, request: &RegisterRequest) -> Option<&DeviceId> {
+        let iccid = request.iccid.as_ref()?;
+        let device = self.ledger.sims.get(iccid)?.device.as_ref()?;
+        (device != id).then_some(device)
     }
 
     fn registered(
@@ -344,7 +339,6 @@ impl Turn<'_> {
                 two: true,
             });
         }
-        self.own_sim(id, request)?;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! It keeps books of its own, account by account, from nothing but the entries' movements, and compares them
 //! with the ledger that the same entries build.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use serde_cbor::Value;
@@ -37,7 +38,11 @@ pub struct Audit {
 
 impl Audit {
     /// Reads the whole journal.
-    pub fn run<E: std::fmt::Display>(entries: impl Iterator<Item = Result<Entry, E>>) -> Self {
+    pub fn run<T, E>(entries: impl Iterator<Item = Result<T, E>>) -> Self
+    where
+        T: Borrow<Entry>,
+        E: std::fmt::Display,
+    {
         let mut audit = Self::default();
         let mut ledger = Ledger::default();
         let mut books: BTreeMap<Account, i128> = BTreeMap::new();
@@ -49,12 +54,13 @@ impl Audit {
                     break;
                 }
             };
+            let entry: &Entry = entry.borrow();
             for movement in &entry.moves {
                 let octets = i128::from(movement.octets.value());
-                *books.entry(movement.from.clone()).or_default() -= octets;
-                *books.entry(movement.to.clone()).or_default() += octets;
+                book(&mut books, &movement.from, -octets);
+                book(&mut books, &movement.to, octets);
             }
-            if let Err(broken) = ledger.apply(&entry) {
+            if let Err(broken) = ledger.apply(entry) {
                 audit
                     .faults
                     .push(format!("entry {}: {broken}", entry.number));
@@ -141,6 +147,13 @@ impl Audit {
             ("totals", named(&self.totals)),
             ("money", named(&self.money)),
         ])
+    }
+}
+
+fn book(books: &mut BTreeMap<Account, i128>, account: &Account, octets: i128) {
+    match books.get_mut(account) {
+        Some(booked) => *booked += octets,
+        None => drop(books.insert(account.clone(), octets)),
     }
 }
 

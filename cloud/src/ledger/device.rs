@@ -189,9 +189,24 @@ impl Axis {
     /// The segments that remain and those that go when only the first `kept` octets stay.
     #[must_use]
     pub fn split(&self, kept: Octets) -> (VecDeque<Segment>, Vec<Segment>) {
-        let mut rest = self.clone();
-        let front = rest.pop_front(kept);
-        (front.into(), rest.segments.into_iter().collect())
+        let (mut front, mut rest) = (VecDeque::new(), Vec::new());
+        let mut left = kept.value();
+        for segment in &self.segments {
+            let part = segment.octets.value().min(left);
+            left = left.saturating_sub(part);
+            let of = |octets| Segment {
+                package: segment.package.clone(),
+                octets: Octets(octets),
+            };
+            if part > 0 {
+                front.push_back(of(part));
+            }
+            match segment.octets.checked_sub(part) {
+                Some(beyond) if beyond > Octets::ZERO => rest.push(of(beyond.value())),
+                _ => {}
+            }
+        }
+        (front, rest)
     }
 
     /// Appends a segment, joined to the one before when the same package pays.

@@ -75,6 +75,7 @@ mod batch;
 mod command;
 mod config;
 mod credit;
+mod doubt;
 mod durable;
 mod effects;
 mod gate;

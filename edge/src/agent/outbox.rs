@@ -2,15 +2,16 @@
 //!
 //! The outbox itself is in the store. Here is the window on it: what was sent beyond the acknowledged mark, when to
 //! go back to it, and when the two sides no longer speak of the same rows (DESIGN section 4, "Usage" and "When the
-//! two sides disagree").
+//! two sides disagree"). A mark below ours is another matter: `doubt`.
 
 use simquota_shared::code::Code;
 use simquota_shared::codec;
-use simquota_shared::message::{RegisterAnswer, UsageAck};
+use simquota_shared::message::UsageAck;
 use simquota_shared::units::{Octets, Seq, UnixMillis};
 
 use super::Agent;
 use super::batch::{ROWS_MAX, batch};
+use super::doubt::Doubt;
 use super::durable::Row;
 use super::effects::{Disagreement, Load, Notice, Up};
 use super::time::Backoff;
@@ -22,11 +23,7 @@ pub(super) const WINDOW: usize = 4;
 const RESEND: Backoff = Backoff::new(10_000, 300_000);
 
 /// The least time between two returns to the same mark, however often it arrives.
-const GO_BACK_MS: u64 = 10_000;
-
-/// So many answers with a mark below ours, each for something sent since the one before, and the cloud means it.
-/// One alone is a repeat that the broker kept.
-const DOUBTS: u32 = 3;
+pub(super) const GO_BACK_MS: u64 = 10_000;
 
 /// A batch on its way.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +49,10 @@ pub(super) struct Outbox {
     /// The cloud asked to wait.
     pub(super) paused_ms: u64,
     went_back: Option<(Seq, u64)>,
-    doubts: u32,
-    doubted_ms: u64,
     /// What the cloud says at this time of its own or later, it says after all that we acted upon.
     pub(super) fresh_from: Option<UnixMillis>,
-    /// When the cloud first said that its mark is below ours; it was asked again since.
-    fell: Option<UnixMillis>,
+    /// Whether the cloud's mark is below ours.
+    pub(super) doubt: Doubt,
     /// The batch that was called damaged, and whether it was sent again since.
     damaged: Option<(Seq, bool)>,
     /// The next report by the interval.
@@ -77,10 +72,8 @@ impl Outbox {
             wait: RESEND,
             paused_ms: 0,
             went_back: None,
-            doubts: 0,
-            doubted_ms: 0,
             fresh_from: None,
-            fell: None,
+            doubt: Doubt::default(),
             damaged: None,
             report_ms,
         }
@@ -92,7 +85,7 @@ impl Outbox {
     }
 
     /// Forgets what is in flight: everything beyond the mark is sent again.
-    fn rewind(&mut self, acked: Seq) {
+    pub(super) fn rewind(&mut self, acked: Seq) {
         self.sent = acked;
         self.flight.clear();
         self.retry_ms = None;
@@ -274,8 +267,7 @@ impl Agent {
         if flight.is_some_and(|flight| flight.total != ack.total) {
             return self.disagree(Disagreement::TotalDiffers);
         }
-        self.outbox.doubts = 0;
-        self.outbox.fell = None;
+        self.outbox.doubt = Doubt::default();
         if ack.mark > self.state.acked {
             self.on_progress(ack);
         }
@@ -317,70 +309,5 @@ impl Agent {
             self.outbox.rewind(self.state.acked);
             self.notices.push(Notice::WentBack(mark));
         }
-    }
-
-    fn doubted_enough(&mut self, ack: &UsageAck) -> bool {
-        let now_ms = self.now.mono_ms;
-        let spaced =
-            self.outbox.doubts == 0 || now_ms >= self.outbox.doubted_ms.saturating_add(GO_BACK_MS);
-        if ack.first <= self.state.acked || !spaced {
-            return false;
-        }
-        self.outbox.doubts = self.outbox.doubts.saturating_add(1);
-        self.outbox.doubted_ms = now_ms;
-        self.outbox.doubts >= DOUBTS
-    }
-
-    /// A mark below ours is a repeat that came late, or the cloud was restored from an older backup.
-    ///
-    /// It is meant when the cloud says it twice, later by its own clock than all that we acted upon, the second time
-    /// in answer to a status; or, should that clock have gone back, three times in answer to usage. Then the outbox
-    /// goes back: the rows may still be in the store. If they are not, the epoch ends, and its used total tells the
-    /// cloud what it has forgotten.
-    fn on_lower_mark(&mut self, ack: &UsageAck) {
-        if self.said_twice(ack.now) || self.doubted_enough(ack) {
-            self.outbox.fresh_from = ack.now.next();
-            self.mark_fell(ack.mark, ack.total);
-        }
-    }
-
-    fn said_twice(&mut self, said: UnixMillis) -> bool {
-        if self.outbox.fresh_from.is_none_or(|from| said < from) {
-            return false;
-        }
-        match self.outbox.fell {
-            Some(before) => said > before,
-            None => {
-                self.outbox.fell = Some(said);
-                self.publish_status(true);
-                false
-            }
-        }
-    }
-
-    /// The registration answer says where the ledger stands with this epoch.
-    pub(super) fn on_registered_mark(&mut self, answer: &RegisterAnswer) {
-        self.outbox.fresh_from = self.outbox.fresh_from.max(Some(answer.now));
-        let waiting = u64::try_from(self.rows.len()).unwrap_or(u64::MAX);
-        if answer.mark > Seq(self.state.last_seq().beyond(Seq(waiting))) {
-            self.disagree(Disagreement::AckAhead);
-        } else if answer.mark < self.state.acked && self.said_twice(answer.now) {
-            self.mark_fell(answer.mark, answer.total);
-        }
-    }
-
-    fn mark_fell(&mut self, mark: Seq, total: Octets) {
-        self.outbox.doubts = 0;
-        self.outbox.fell = None;
-        self.notices.push(Notice::MarkFell {
-            to: mark,
-            from: self.state.acked,
-        });
-        self.state.acked = mark;
-        self.state.acked_total = total;
-        self.dirty = true;
-        self.outbox.worth = self.state.last_seq();
-        self.outbox.rewind(mark);
-        self.report();
     }
 }

@@ -35,6 +35,7 @@ impl Agent {
             self.plan_update();
             self.send_register();
             self.send_credit();
+            self.plan_question();
             self.plan_report();
             self.plan_budget();
         }
@@ -255,7 +256,8 @@ impl Agent {
             stop: credit.stop.max(self.budget.stop),
             armed: self.armed(),
             ended: self.state.suspended || (usable && self.nothing_more()),
-            final_unit: match usable && !left {
+            // The connect budget is the agent's alone: what is allowed or slow beyond the ceiling ends at the stop.
+            final_unit: match usable && !left && self.meter.used() < credit.stop {
                 true => credit.final_unit.clone(),
                 false => None,
             },

@@ -75,6 +75,7 @@ impl Agent {
         let report = self.reportable().then_some(outbox.report_ms);
         [
             report,
+            self.question_at_ms(),
             outbox.retry_ms,
             paused.filter(|at_ms| *at_ms > self.now.mono_ms),
         ]

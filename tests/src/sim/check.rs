@@ -123,10 +123,24 @@ impl Body {
         }
     }
 
+    /// Every octet that passed is metered, not read yet, or known to be lost; `used` is the agent's total.
+    fn miscounted(&self, used: u64) -> Option<String> {
+        if self.rolled_ever {
+            return None;
+        }
+        let past: u64 = self.past.values().map(|past| past.used).sum();
+        let unread = self.total() - self.read_at;
+        (past + used + unread + self.lost != self.really).then(|| {
+            format!(
+                "{} octets passed, {used} are metered, {past} in epochs before, {unread} not read yet and {} lost",
+                self.really, self.lost
+            )
+        })
+    }
+
     /// Whether a stored position is of the counter that runs now.
     pub(super) fn is_of(&self, identity: &Identity) -> bool {
-        identity.index == self.index
-            && identity.boot_id.as_str() == format!("machine-{}", self.machine)
+        *identity == self.identity
     }
 }
 
@@ -184,7 +198,19 @@ impl Simulation {
             ));
         }
         let agent = device.agent.as_ref()?;
+        if let Some(what) = body.miscounted(agent.used().value()) {
+            return Some(what);
+        }
         let state = agent.state();
+        // Own octets, allowed hosts and the throttle have their stop: nothing passes beyond it.
+        if body.enforced && !body.rolled && agent.used() > state.credit.ceiling.max(state.credit.stop) {
+            return Some(format!(
+                "{} octets are used, the ceiling is {} and the stop {}",
+                agent.used(),
+                state.credit.ceiling,
+                state.credit.stop
+            ));
+        }
         let axis = found.and_then(|found| found.epochs.get(&state.epoch));
         let forgotten = self.unsettled.contains(&n);
         if agent.gate().open && state.credit.ceiling > agent.used() && !forgotten && !body.rolled {
@@ -289,7 +315,6 @@ impl Simulation {
             self.cloud
                 .journal
                 .iter()
-                .cloned()
                 .map(Ok::<_, std::convert::Infallible>),
         );
         if let Some(fault) = audit.faults.first() {

@@ -28,6 +28,8 @@ const CHECKPOINT_EVERY: usize = 50;
 pub(super) struct Inbound {
     pub(super) device: usize,
     pub(super) up: Up,
+    /// Of the key that it is sealed under.
+    pub(super) generation: u64,
     pub(super) payload: Vec<u8>,
 }
 
@@ -78,8 +80,11 @@ where
     }
 }
 
-pub(super) fn device_kid() -> Kid {
-    Kid::first(&"batch")
+fn device_kid(generation: u64) -> Kid {
+    Kid {
+        generation: u32::try_from(generation).unwrap_or(u32::MAX),
+        ..Kid::first(&"batch")
+    }
 }
 
 pub(super) fn args(pairs: &[(&str, serde_cbor::Value)]) -> serde_cbor::Value {
@@ -110,6 +115,7 @@ impl Cloud {
             grant_min: Octets(20_000),
             grant_max: Octets(8_000_000),
             hold_s: plan.hold_s,
+            final_action: plan.final_action.clone(),
             validity_min_s: 600,
             policy: Policy {
                 version: 1,
@@ -506,7 +512,7 @@ fn decide(
     message: &Inbound,
     debit: Option<UsageBatch>,
 ) -> Result<Option<&'static str>, Broken> {
-    let kid = device_kid();
+    let kid = device_kid(message.generation);
     let request = match message.up {
         Up::Register => decode(&message.payload).map(DeviceRequest::Register),
         Up::Usage => decode(&message.payload).map(DeviceRequest::Usage),

@@ -8,10 +8,14 @@ use simquota_edge::agent::{
 };
 use simquota_edge::shell::World;
 use simquota_shared::ids::{DeviceId, Text};
+use simquota_shared::message::FinalAction;
 use simquota_shared::units::{Epoch, Octets, Seq};
 
 use super::dice::Dice;
 use super::mutant::Mutant;
+
+/// Of the octets that want to pass beyond the ceiling of a last grant, one in so many does.
+const BEYOND: u64 = 8;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,16 @@ pub(super) enum Stop {
 pub(super) struct Disk {
     pub(super) state: Option<Durable>,
     pub(super) rows: BTreeMap<u64, Row>,
+}
+
+/// A counter of the machine's boot of this number.
+pub(super) fn identity(machine: u64, index: u64) -> Identity {
+    Identity {
+        boot_id: Text::clipped(&format!("machine-{machine}")),
+        netns: 1,
+        index,
+        name: Text::clipped("wwan0"),
+    }
 }
 
 /// Everything of a device but its agent.
@@ -51,13 +65,18 @@ pub(super) struct Body {
     pub(super) up: u64,
     pub(super) down: u64,
     pub(super) machine: u64,
-    pub(super) index: u64,
+    /// The counter's, as the kernel tells it.
+    pub(super) identity: Identity,
     /// The counter's total at the agent's last reading.
     pub(super) read_at: u64,
     /// The counter's total up to which the kernel lets traffic pass.
     pub(super) limit: u64,
     /// The position on the used-total axis that this limit stands for.
     pub(super) limit_position: u64,
+    /// The counter's total up to which it lets pass what is for allowed hosts, or slow, once the last grant is used up.
+    pub(super) beyond: u64,
+    /// It did so since all that passed was durable.
+    pub(super) slow: bool,
     /// The gate was raised by the agent's last commit, and not lowered since.
     pub(super) open: bool,
     /// Calls until the process or the machine dies.
@@ -104,6 +123,14 @@ pub(super) struct Device {
 }
 
 impl Body {
+    /// The machine boots: another counter, with the same interface.
+    pub(super) fn boots(&mut self, now: u64) {
+        self.machine += 1;
+        self.beyond = 0;
+        self.identity = identity(self.machine, self.identity.index);
+        self.booted = now;
+    }
+
     pub(super) fn total(&self) -> u64 {
         self.up + self.down
     }
@@ -146,17 +173,41 @@ impl Body {
         self.first_reading = false;
         self.read_at = self.total();
         Reading {
-            identity: Identity {
-                boot_id: Text::clipped(&format!("machine-{}", self.machine)),
-                netns: 1,
-                index: self.index,
-                name: Text::clipped("wwan0"),
-            },
+            identity: self.identity.clone(),
             up: self.up,
             down: self.down,
             own: 0,
             dropped: 0,
         }
+    }
+
+    /// Octets that no durable row accounts for are gone with their counter. The armed window is the bound, and the
+    /// next start declares it. A flash that was rolled back knows an old one.
+    pub(super) fn lose(&mut self, octets: u64) {
+        self.lost += octets;
+        if let Some(state) = &self.disk.state
+            && self.enforced
+            && !self.rolled
+            && state.position.is_some()
+        {
+            let mut window = state.armed.value().saturating_sub(state.used.value());
+            if self.slow {
+                window = window.max(state.credit.stop.beyond(state.used));
+            }
+            if octets > window {
+                self.note(format!(
+                    "{octets} octets went with their counter, and only {window} were armed"
+                ));
+            }
+        }
+    }
+
+    /// Whether the stored position is of this counter.
+    pub(super) fn stores(&self, identity: &Identity) -> bool {
+        let state = self.disk.state.as_ref();
+        state
+            .and_then(|state| state.position.as_ref())
+            .is_some_and(|position| position.identity == *identity)
     }
 
     /// Whether the store says that this very counter was left to another network.
@@ -177,7 +228,10 @@ impl Body {
         } else {
             u64::MAX
         };
-        let passed = wanted.min(room);
+        let within = wanted.min(room);
+        // One octet in so many is for an allowed host, or gets through the throttle.
+        let slow = (wanted - within) / BEYOND;
+        let passed = within + slow.min(self.beyond.saturating_sub(self.total() + within));
         let passed_down = down.min(passed);
         self.down += passed_down;
         self.up += passed - passed_down;
@@ -218,6 +272,13 @@ impl Body {
         } else {
             0
         };
+        self.beyond = match &gate.final_unit {
+            Some(FinalAction::Restrict(_) | FinalAction::Throttle(_)) if self.enforced => {
+                self.read_at + gate.stop.beyond(used)
+            }
+            _ => 0,
+        };
+        self.slow |= self.beyond > 0;
     }
 
     fn note(&mut self, fault: String) {
@@ -227,17 +288,17 @@ impl Body {
     fn check_sent(&mut self, message: &Outgoing) {
         use simquota_shared::codec::decode;
         use simquota_shared::message::{CreditRequest, UsageBatch};
-        let Some(state) = self.disk.state.clone() else {
-            self.note(format!(
+        let Some(state) = &self.disk.state else {
+            return self.note(format!(
                 "{:?} was sent before anything was durable",
                 message.up
             ));
-            return;
         };
+        let (number, used) = (state.credit.number, state.used);
         match message.up {
             Up::Credit => {
                 if let Ok(request) = decode::<CreditRequest>(&message.payload)
-                    && request.number > state.credit.number
+                    && request.number > number
                 {
                     self.note(format!(
                         "request {} was sent and is not durable",
@@ -247,11 +308,11 @@ impl Body {
             }
             Up::Usage => {
                 if let Ok(batch) = decode::<UsageBatch>(&message.payload)
-                    && batch.total > state.used
+                    && batch.total > used
                 {
                     self.note(format!(
-                        "usage up to {} was sent, durable is {}",
-                        batch.total, state.used
+                        "usage up to {} was sent, durable is {used}",
+                        batch.total
                     ));
                 }
             }
@@ -377,5 +438,6 @@ impl Body {
         let keep_from = Seq(state.acked.value().saturating_sub(self.dice.below(30)));
         self.disk.rows = self.disk.rows.split_off(&(keep_from.value() + 1));
         self.disk.state = Some(state);
+        self.slow &= self.beyond > 0 || self.unaccounted() > 0;
     }
 }

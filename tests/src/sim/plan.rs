@@ -1,5 +1,8 @@
 //! What a seed has in store: sizes, rates, and how often everything goes wrong.
 
+use simquota_shared::ids::Text;
+use simquota_shared::message::FinalAction;
+
 use super::dice::Dice;
 
 /// One minute of virtual time, in milliseconds.
@@ -65,6 +68,7 @@ pub(super) struct Plan {
     pub(super) want: u64,
     pub(super) burst_octets: u64,
     pub(super) burst_every: u64,
+    pub(super) final_action: FinalAction,
 }
 
 impl Plan {
@@ -125,6 +129,11 @@ impl Plan {
             want: 100_000 + dice.below(4_000_000),
             burst_octets: 1_000 + dice.below(400_000),
             burst_every: 2 * MINUTE + dice.below(30 * MINUTE),
+            final_action: match dice.below(4) {
+                0 => FinalAction::Restrict(vec![Text::clipped("shop.example")]),
+                1 => FinalAction::Throttle(8_000),
+                _ => FinalAction::Terminate,
+            },
         }
     }
 }

@@ -15,7 +15,7 @@ impl Simulation {
         let device = text(&self.names[n]);
         let octets = number(self.plan.top_up_octets);
         let now = self.cloud.clock(self.now).value();
-        match self.rules.below(14) {
+        match self.rules.below(24) {
             0 => self.order(
                 &fleet,
                 "package-buy",
@@ -80,6 +80,66 @@ impl Simulation {
                 ];
                 self.order(&fleet, "package-move", &pairs);
             }
+            13 => {
+                let limit = ["device_month", "pool_month"][self.rules.below(2) as usize % 2];
+                let cap = number(self.plan.want * (1 + self.rules.below(40)));
+                let place = text("America/Sao_Paulo");
+                self.order(&fleet, "fleet-limits", &[(limit, cap), ("place", place)]);
+            }
+            14 | 15 => {
+                let limit = ["day", "month"][self.rules.below(2) as usize % 2];
+                let cap = number(self.plan.want * self.rules.below(20));
+                self.order(&fleet, "device-limits", &[("device", device), (limit, cap)]);
+            }
+            16 => {
+                let percents = Value::Array(vec![number(30), number(60), number(90)]);
+                self.order(&fleet, "fleet-thresholds", &[("percents", percents)]);
+            }
+            17 => {
+                let Some(package) = self.open_package() else {
+                    return;
+                };
+                let pairs = [
+                    ("package", text(package)),
+                    ("octets", number(1 + self.rules.below(500_000))),
+                    ("why", text("a mistake")),
+                ];
+                self.order(&fleet, "package-debit", &pairs);
+            }
+            18 => {
+                let priority = number(self.rules.below(200));
+                let pairs = [
+                    ("volume", octets),
+                    ("priority", priority),
+                    ("device", device),
+                    ("days", number(1 + self.rules.below(3))),
+                ];
+                self.order(&fleet, "package-buy", &pairs);
+            }
+            19 => {
+                let pairs = [
+                    ("rule", text("own")),
+                    ("device", device),
+                    ("percent", number(1 + self.rules.below(100))),
+                    ("volume", octets),
+                    ("most", number(2)),
+                    ("days", number(1)),
+                ];
+                self.order(&fleet, "top-up-set", &pairs);
+            }
+            20 => {
+                let pairs = [
+                    ("volume", octets),
+                    ("every", text("week")),
+                    ("device", device),
+                ];
+                self.order(&fleet, "plan-begin", &pairs);
+            }
+            21 | 22 => self.order(&fleet, "device-rotate-key", &[("device", device)]),
+            23 => {
+                let name = ["device-shut-out", "device-readmit"][self.rules.below(2) as usize % 2];
+                self.order(&fleet, name, &[("device", device)]);
+            }
             _ => {
                 let money = [
                     ("fleet", text("fleet")),
@@ -126,6 +186,12 @@ impl Simulation {
         let fleet = cloud::fleet();
         self.order(&fleet, "fleet-limits", &[]);
         self.order(&fleet, "fleet-resume", &[]);
-        self.order(&fleet, "top-up-remove", &[("rule", text("refill"))]);
+        for rule in ["refill", "own"] {
+            self.order(&fleet, "top-up-remove", &[("rule", text(rule))]);
+        }
+        for name in self.names.clone() {
+            self.order(&fleet, "device-limits", &[("device", text(&name))]);
+            self.order(&fleet, "device-readmit", &[("device", text(&name))]);
+        }
     }
 }

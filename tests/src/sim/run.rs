@@ -15,7 +15,7 @@ use simquota_shared::units::Octets;
 use self::faults::{FAULTS, Fault};
 use super::check::Positions;
 use super::cloud::{Cloud, Inbound, id};
-use super::device::{Body, Device, Disk};
+use super::device::{Body, Device, Disk, identity};
 use super::dice::Dice;
 use super::mutant::Mutant;
 use super::plan::{DAY, HOUR, MINUTE, Plan, Size};
@@ -216,10 +216,12 @@ impl Simulation {
                 up: 0,
                 down: 0,
                 machine: 1,
-                index: 2,
+                identity: identity(1, 2),
                 read_at: 0,
                 limit: 0,
                 limit_position: 0,
+                beyond: 0,
+                slow: false,
                 open: false,
                 fuse: None,
                 disk_full_permille: 0,

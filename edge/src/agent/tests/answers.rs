@@ -283,6 +283,26 @@ fn r7_a_push_raises_the_ceiling_and_not_the_validity() {
 }
 
 #[test]
+fn what_is_slow_beyond_the_last_grant_ends_at_the_stop_and_leaves_the_connect_budget_alone() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.register();
+    let throttle = Some(FinalAction::Throttle(8_000));
+    let last = CreditAnswer {
+        final_unit: throttle.clone(),
+        ..answer(&bench.last_request(), 1_000, bench.cloud_now())
+    };
+    bench.give(Input::Credit(last));
+    bench.use_octets(1_000, 0);
+    assert_eq!(bench.gate().final_unit, throttle);
+    let stop = bench.state().credit.stop.0;
+    bench.use_octets(stop - 1_000, 0);
+    bench.wait_s(1_000);
+    assert!(bench.gate().stop > Octets(stop), "a connect budget");
+    assert_eq!(bench.gate().final_unit, None, "the agent's own");
+}
+
+#[test]
 fn the_last_grant_says_so_and_what_applies_then() {
     let mut bench = Bench::new();
     bench.connect();

@@ -197,6 +197,63 @@ fn a_mark_that_fell_goes_back_to_rows_that_are_there() {
     assert!(!bench.noticed(|n| matches!(n, Notice::NewEpochNeeded(_))));
 }
 
+/// The same, said now.
+fn said(bench: &Bench, mark: u64, first: u64) -> UsageAck {
+    UsageAck {
+        now: bench.cloud_now(),
+        ..marked(bench, mark, first)
+    }
+}
+
+/// Restored from a backup, the cloud stands at its last entry until its clock gets there (seed 5429).
+#[test]
+fn a_device_with_nothing_to_send_asks_for_a_mark_that_fell_until_the_cloud_says_it_later() {
+    let mut bench = Bench::open(100_000_000);
+    minutes(&mut bench, 10);
+    let sent = bench.state().last_seq().0;
+    let kept = bench.disk.rows.clone();
+    bench.give(Input::UsageAck(said(&bench, sent, 1)));
+    bench.disk.rows.extend(kept);
+    bench.wait_s(1);
+    let fallen = said(&bench, 2, 0);
+    let before = bench.statuses().len();
+    bench.give(Input::UsageAck(fallen.clone()));
+    assert_eq!(bench.statuses().len(), before + 1, "asked at once");
+    for asked in 2..=5 {
+        bench.wait_s(200);
+        bench.give(Input::UsageAck(fallen.clone()));
+        assert!(bench.statuses().len() >= before + asked, "and again");
+        assert_eq!(bench.state().acked, Seq(sent), "the cloud's time stands");
+    }
+    let later = said(&bench, 2, 0);
+    assert!(later.now > fallen.now);
+    bench.give(Input::UsageAck(later));
+    assert!(bench.noticed(|n| matches!(n, Notice::MarkFell { .. })));
+    assert!(bench.batches().iter().any(|batch| batch.first == Seq(3)));
+    let settled = bench.statuses().len();
+    bench.wait_s(3_000);
+    assert_eq!(bench.statuses().len(), settled, "nothing is left to ask");
+}
+
+#[test]
+fn a_mark_said_before_what_was_acted_upon_is_asked_for_and_settled_by_the_answer() {
+    let mut bench = Bench::open(100_000_000);
+    minutes(&mut bench, 10);
+    let old = said(&bench, 2, 1);
+    bench.wait_s(1);
+    let sent = bench.state().last_seq().0;
+    bench.give(Input::UsageAck(said(&bench, sent, 1)));
+    let before = bench.statuses().len();
+    bench.give(Input::UsageAck(old));
+    assert_eq!(bench.statuses().len(), before, "no hurry for a repeat");
+    bench.wait_s(11);
+    assert_eq!(bench.statuses().len(), before + 1);
+    bench.give(Input::UsageAck(said(&bench, sent, 0)));
+    bench.wait_s(3_000);
+    assert_eq!(bench.statuses().len(), before + 1);
+    assert_eq!(bench.state().acked, Seq(sent));
+}
+
 #[test]
 fn a_mark_that_fell_below_the_oldest_row_ends_the_epoch() {
     let bench = fallen();

@@ -199,26 +199,12 @@ impl Simulation {
         let now = self.now;
         let body = &mut self.devices[n].body;
         let unaccounted = body.unaccounted();
-        body.lost += unaccounted;
-        // The armed window is the bound, and the next start declares it. A flash that was rolled back knows an old one.
-        if let Some(state) = &body.disk.state
-            && body.enforced
-            && !body.rolled
-            && state.position.is_some()
-        {
-            let window = state.armed.value().saturating_sub(state.used.value());
-            if unaccounted > window {
-                body.fault = Some(format!(
-                    "a power cut took {unaccounted} octets, and only {window} were armed"
-                ));
-            }
-        }
+        body.lose(unaccounted);
         body.baseline = 0;
         body.up = 0;
         body.down = 0;
         body.read_at = 0;
-        body.machine += 1;
-        body.booted = now;
+        body.boots(now);
         body.limit = 0;
         body.limit_position = 0;
         body.open = false;

@@ -168,24 +168,24 @@ impl Simulation {
             self.step(n, Input::Reading(last));
         }
         let body = &mut self.devices[n].body;
-        let unread = body.total() - body.read_at;
-        if self.devices[n].agent.is_none() {
-            let lost = self.devices[n].body.unaccounted();
-            self.devices[n].body.lost += lost;
-        } else {
-            self.devices[n].body.lost += unread;
-        }
-        let body = &mut self.devices[n].body;
-        body.index += 1;
+        // What no durable row accounts for is in the agent's memory alone, once the counter is gone.
+        let at_risk = body.unaccounted();
+        body.identity.index += 1;
+        let identity = body.identity.clone();
         body.baseline = 0;
         // The limit moves with the counter.
         body.limit = body.limit.saturating_sub(body.total());
+        body.beyond = body.beyond.saturating_sub(body.total());
         body.up = 0;
         body.down = 0;
         body.read_at = 0;
         if self.devices[n].agent.is_some() {
             let first = self.devices[n].body.reading();
             self.step(n, Input::Reading(first));
+        }
+        let device = &mut self.devices[n];
+        if device.agent.is_none() && !device.body.stores(&identity) {
+            device.body.lose(at_risk);
         }
     }
 
@@ -234,8 +234,7 @@ impl Simulation {
         device.body.limit = 0;
         device.body.limit_position = 0;
         device.body.open = false;
-        device.body.machine += 1;
-        device.body.booted = now;
+        device.body.boots(now);
         self.snapshots.remove(&n);
         if with_mirror {
             let epoch = Epoch(self.dice.next() >> 1);

@@ -65,6 +65,8 @@ impl Simulation {
             let at = self.now + 1;
             self.at(at, Event::Vanish(n));
         }
+        let stored = self.devices[n].body.disk.state.as_ref();
+        let generation = stored.map_or(1, |state| state.key_generation.max(1));
         for copy in 0..self.copies() {
             let at = self.now + self.delay() + self.held(copy);
             self.at(
@@ -72,6 +74,7 @@ impl Simulation {
                 Event::Arrive(Inbound {
                     device: n,
                     up,
+                    generation,
                     payload: payload.clone(),
                 }),
             );
