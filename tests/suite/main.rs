@@ -28,6 +28,7 @@ mod refused;
 mod remainder;
 mod rules;
 mod simulator;
+mod tampered;
 mod tidy;
 mod tls;
 mod traces;

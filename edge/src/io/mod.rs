@@ -2,6 +2,7 @@
 //!
 //! The agent's decisions live elsewhere and are pure; nothing here decides about quota.
 
+mod attempt;
 pub mod clock;
 pub mod counter;
 pub mod folder;
