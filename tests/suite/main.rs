@@ -26,6 +26,7 @@ mod process;
 mod protocol;
 mod refused;
 mod remainder;
+mod resumption;
 mod rules;
 mod simulator;
 mod tampered;
