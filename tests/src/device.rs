@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail};
 pub const OCTETS_MAX: u64 = 7 * 1024 * 1024 / 2;
 /// Tables for unwinding are of no use where nothing unwinds; relocations are packed (glibc 2.36, musl 1.2.4 or later);
 /// functions with the same code are one.
-const RUSTFLAGS: &str = "-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs -Clink-arg=-Wl,--icf=all";
+const RUSTFLAGS: &str =
+    "-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs -Clink-arg=-Wl,--icf=all";
 /// So many sections are named.
 const HEAVIEST: usize = 6;
 
@@ -61,13 +62,18 @@ fn weigh() -> anyhow::Result<String> {
 fn build() -> anyhow::Result<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || PathBuf::from(root).join("target"),
-        PathBuf::from,
-    );
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(root).join("target"), PathBuf::from);
     let status = Command::new(cargo)
         .current_dir(root)
-        .args(["build", "--profile", "device", "--package", "simquota-edge", "--locked"])
+        .args([
+            "build",
+            "--profile",
+            "device",
+            "--package",
+            "simquota-edge",
+            "--locked",
+        ])
         .env("RUSTFLAGS", RUSTFLAGS)
         .status()
         .context("cannot start cargo")?;

@@ -245,15 +245,13 @@ async fn two_agents_under_one_key_are_seen_and_shut_out() {
     };
     started(&mut device);
     started(&mut thief);
-    // Who was first speaks on in its epoch; later it begins another, and closes one that had ended before.
-    ear.suspicion(&device, "superseded-epoch");
+    // Who was first is told that its epoch has ended, begins another, and closes one that is not the present one.
     ear.suspicion(&device, "second-store");
     assert!(world.show(&device)["epochs"].as_u64() >= Some(3));
-    let reasons = reasons(&world, &device);
-    for reason in ["second-store", "superseded-epoch"] {
-        assert!(reasons.iter().any(|one| one == reason), "{reasons:?}");
-    }
+    assert!(reasons(&world, &device).contains(&"second-store".to_owned()));
     world.cloud(&["device", "shut-out", "tracker-c", "--why", "copied"]);
-    ear.hear(&device, "its end", |event| event.kind.as_str() == "shut-out");
+    ear.hear(&device, "its end", |event| {
+        event.kind.as_str() == "shut-out"
+    });
     world.audit();
 }

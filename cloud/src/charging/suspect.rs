@@ -1,7 +1,8 @@
 //! What calls for a look at a device: the meter is in its owner's hands, and what it says can only be bounded and compared.
 //!
-//! A suspicion is an entry of the journal without movements, and so an event of the fleet. It is no proof: a copy that
-//! a broker held back looks like a second device, a flash that failed looks like one that was rolled back.
+//! A suspicion is an entry of the journal without movements, and so an event of the fleet. It is no proof: a message that
+//! a broker held back looks like a second device, a flash that failed looks like one that was rolled back. But nobody can
+//! bring one upon a device by repeating what it said: what was seen before moves nothing, and raises nothing.
 
 use simquota_shared::ids::{DeviceId, Text};
 use simquota_shared::units::UnixMillis;
@@ -14,17 +15,14 @@ use crate::ledger::entry::{Cause, Subject, Suspected};
 const AGAIN_MS: u64 = 86_400_000;
 
 /// Refusals that an honest device with a sound store does not meet.
-const SUSPICIOUS: [&str; 8] = [
+const SUSPICIOUS: [&str; 6] = [
     // Its serial number is another one, or the SIM of another device is in it.
     "second-serial",
     "second-sim",
     // Two stores under one key, or one store that is lost again and again.
     "too-many-epochs",
-    "superseded-epoch",
-    // A store that was rolled back.
-    "old-boot",
+    // A store that was rolled back or edited, a meter that lies.
     "number-reused",
-    // A store that was edited, or a meter that lies.
     "damaged-usage",
     "implausible-used",
 ];

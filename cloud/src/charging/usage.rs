@@ -120,17 +120,8 @@ impl Turn<'_> {
     ) -> Result<Verdict, Broken> {
         if status.online {
             self.say_mark(id, kid, status.epoch)?;
-            if self.superseded(id, status.epoch) {
-                let words = format!("a store of device {id} speaks in epoch {}, which has ended", status.epoch);
-                self.suspect(id, "superseded-epoch", &words)?;
-            }
         }
         Ok(Verdict::Done)
-    }
-
-    fn superseded(&self, id: &DeviceId, epoch: Epoch) -> bool {
-        let device = self.ledger.devices.get(id);
-        device.is_some_and(|device| device.epoch != epoch && device.epochs.contains_key(&epoch))
     }
 
     /// Tells a device where the ledger stands with an epoch of it.

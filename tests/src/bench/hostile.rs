@@ -133,10 +133,7 @@ struct Shared {
 ///
 /// # Errors
 /// When the service or the broker did not live through it, or a request was lost for good.
-pub(crate) fn run(
-    lengths: Lengths,
-    say: &mut dyn FnMut(&str),
-) -> anyhow::Result<Option<Figures>> {
+pub(crate) fn run(lengths: Lengths, say: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Figures>> {
     let Some(kind) = Kind::mosquitto("a hostile client") else {
         return Ok(None);
     };
@@ -148,7 +145,9 @@ pub(crate) fn run(
         .enable_all()
         .build()?;
     let forwarded = forwards(&runtime, broker.port)?;
-    say(&format!("hostile: the broker forwards {forwarded} messages a second"));
+    say(&format!(
+        "hostile: the broker forwards {forwarded} messages a second"
+    ));
     let service = Responder::service_with(&template, broker.port, folder.path(), LIMITS)?;
     let others = Arc::new(Shared::default());
     let askers = ask_all(&runtime, &template, broker.port, &others)?;
@@ -189,7 +188,10 @@ pub(crate) fn run(
     let lost = others.lost.load(Ordering::Acquire);
     // The very processes that were there at the beginning: nothing was restarted.
     ensure!(service.lives(), "the service ended; {}", service.tail());
-    ensure!(lost == 0, "{lost} requests of other devices were never answered");
+    ensure!(
+        lost == 0,
+        "{lost} requests of other devices were never answered"
+    );
     service.end()?;
     let [service_mib, broker_mib] = [0, 1].map(|index: usize| Memory {
         calm: before.get(index).copied().unwrap_or(0),
@@ -381,7 +383,12 @@ async fn ask(
     events: &mut EventLoop,
 ) -> anyhow::Result<()> {
     let request = asker.device.update();
-    let message = seal(&asker.key, &asker.device.kid, &asker.up, &codec::encode(&request)?)?;
+    let message = seal(
+        &asker.key,
+        &asker.device.kid,
+        &asker.up,
+        &codec::encode(&request)?,
+    )?;
     let began = Instant::now();
     while began.elapsed() < GIVEN_UP {
         client.try_publish(&asker.up, QoS::AtLeastOnce, false, message.clone())?;

@@ -207,8 +207,7 @@ fn attack(options: &Options, found: &mut Found) -> Result<(), String> {
         calm: (attack / 3).max(Duration::from_secs(2)),
         attack,
     };
-    let figures =
-        hostile::run(lengths, &mut say).map_err(|error| format!("hostile: {error:#}"))?;
+    let figures = hostile::run(lengths, &mut say).map_err(|error| format!("hostile: {error:#}"))?;
     match &figures {
         Some(figures) => say(&hostile::table(figures)),
         None if options.only == Some(Part::Hostile) => {

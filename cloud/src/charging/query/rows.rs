@@ -127,7 +127,8 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
 /// What called for a look, and when last; the words are in the device's `explain`.
 fn suspicions(ledger: &Ledger, id: &DeviceId) -> Value {
     let found = ledger.access.suspected.get(id).into_iter().flatten();
-    let rows = found.map(|(reason, at)| map([("reason", text(reason)), ("at", number(at.value()))]));
+    let rows =
+        found.map(|(reason, at)| map([("reason", text(reason)), ("at", number(at.value()))]));
     Value::Array(rows.collect())
 }
 

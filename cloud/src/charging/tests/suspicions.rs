@@ -1,6 +1,6 @@
 //! What calls for a look at a device, and how often that is said.
 
-use simquota_shared::message::{Closes, Status};
+use simquota_shared::message::Closes;
 
 use super::*;
 
@@ -20,15 +20,17 @@ fn register(epoch: u64, closes: Option<(u64, u64)>) -> DeviceRequest {
     })
 }
 
-fn online(epoch: u64) -> DeviceRequest {
-    DeviceRequest::Status(Status {
-        epoch: Epoch(epoch),
-        boot: Boot(1),
-        connection: 1,
-        online: true,
-        channel: None,
-        agent: Text::clipped("a"),
-        backlog: 0,
+/// A request in the epoch that all devices begin with.
+fn request(device: &Device, number: u64) -> DeviceRequest {
+    DeviceRequest::Credit(CreditRequest {
+        epoch: Epoch(7),
+        number: RequestNumber(number),
+        kind: Kind::Update,
+        used: Octets(0),
+        want: Octets(100),
+        reason: Reason::THRESHOLD,
+        zone: device.zone.clone(),
+        held: None,
     })
 }
 
@@ -38,18 +40,30 @@ fn reasons(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn a_reason_is_told_once_a_day() {
+fn a_reason_is_told_once_a_day_and_copies_raise_none() {
     let mut world = World::new();
-    let device = world.device("bus-1");
+    let mut device = world.device("bus-1");
+    world.buy("p", Some(&device), 1000, &[]);
+    world.initial(&mut device, 500);
     world.say(&device.id, register(8, None));
-    world.say(&device.id, online(8));
-    assert_eq!(reasons(&world), [""; 0]);
-    for _ in 0..3 {
-        world.say(&device.id, online(7));
-    }
-    assert_eq!(reasons(&world), ["superseded-epoch"]);
+    let mut refused = |number| {
+        let request = request(&device, number);
+        let verdict = world.turn(|turn| {
+            turn.device(&device.id, &Kid::first(&"spring"), request)
+                .unwrap()
+        });
+        assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
+        reasons(&world)
+    };
+    assert_eq!(refused(1), [""; 0], "its number was decided");
+    assert_eq!(refused(2), ["superseded-epoch"]);
+    assert_eq!(refused(3), ["superseded-epoch"]);
     world.now += 24 * HOUR + 1;
-    world.say(&device.id, online(7));
+    let request = request(&device, 4);
+    world.turn(|turn| {
+        turn.device(&device.id, &Kid::first(&"spring"), request)
+            .unwrap()
+    });
     assert_eq!(reasons(&world), ["superseded-epoch"; 2]);
     let show = world.order("device-show", &[("device", t("bus-1"))]);
     let Value::Array(shown) = field(&show, "suspicions") else {
@@ -69,7 +83,10 @@ fn a_store_that_went_back_is_named_and_not_paid_back() {
     world.say(&device.id, register(8, Some((7, 100))));
     assert_eq!(reasons(&world), ["store-went-back"]);
     let closed = world.events("epoch-closed").remove(0);
-    assert_eq!((amount(&closed, "total"), amount(&closed, "octets")), (300, 0));
+    assert_eq!(
+        (amount(&closed, "total"), amount(&closed, "octets")),
+        (300, 0)
+    );
     assert_eq!(world.balance("p"), (700, 0, 300));
 }
 
@@ -85,7 +102,10 @@ fn of_two_stores_under_one_key_both_are_charged_and_the_second_is_named() {
     world.say(&device.id, register(9, Some((7, 420))));
     assert_eq!(reasons(&world), ["second-store"]);
     let closed = world.events("epoch-closed").remove(0);
-    assert_eq!((amount(&closed, "total"), amount(&closed, "octets")), (420, 120));
+    assert_eq!(
+        (amount(&closed, "total"), amount(&closed, "octets")),
+        (420, 120)
+    );
     assert_eq!(world.balance("p"), (580, 0, 420));
     // Told again, it moves nothing.
     world.say(&device.id, register(9, Some((7, 420))));

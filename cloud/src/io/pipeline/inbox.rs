@@ -315,7 +315,10 @@ mod tests {
         let Some(Notice::Line(_, first)) = notices.first() else {
             panic!("{notices:?}");
         };
-        assert!(matches!(**first, MqttEvent::Connected { generation: 5, .. }));
+        assert!(matches!(
+            **first,
+            MqttEvent::Connected { generation: 5, .. }
+        ));
     }
 
     #[test]

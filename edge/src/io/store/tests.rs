@@ -217,7 +217,7 @@ fn no_more_acknowledged_rows_are_kept_than_there_is_room_for() {
     let octets = row(1).encode().unwrap().len() as u64 + 16;
     store.retain(Retention {
         keep_s: 7 * DAY_S,
-        octets: Octets(2 * octets + 40),
+        octets: Octets(2 * octets + 4),
     });
     aged(&mut store, &[4, 3, 2, 1]);
     store.compact().unwrap();
