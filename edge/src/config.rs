@@ -142,6 +142,8 @@ pub struct Quota {
 #[allow(missing_docs, reason = "edge.toml says what each key means")]
 pub struct Store {
     pub sync: String,
+    pub keep_days: u64,
+    pub keep: String,
 }
 
 /// `[device_info]`

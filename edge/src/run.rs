@@ -35,7 +35,7 @@ use crate::io::folder::{Folder, FolderError};
 use crate::io::gate::GateError;
 use crate::io::mqtt::OptionsError;
 use crate::io::recover::{self, Opened, RecoverError};
-use crate::io::store::StoreError;
+use crate::io::store::{Retention, StoreError};
 use life::Ending;
 pub use queue::{Control, Orders, channel};
 pub use status::Snapshot;
@@ -155,10 +155,15 @@ fn reopen(
         match recover::open(folder, fresh_epoch()?, &machine.settings.agent.zone) {
             Ok(opened) => {
                 let Opened {
-                    store,
+                    mut store,
                     mirror,
                     state,
                 } = opened;
+                // Where the disk was full, room for what is new goes before a copy of what is not.
+                store.retain(match error {
+                    StoreError::Full { .. } => Retention::NONE,
+                    _ => machine.settings.retention,
+                });
                 machine.take_store(store, mirror);
                 tracing::warn!("store was opened again");
                 return Ok(state);

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod certificates;
 pub mod conformance;
 pub mod demo;
+pub mod device;
 pub mod disk;
 pub mod missing;
 pub mod netns;

@@ -10,7 +10,7 @@ use simquota_tests::missing::missing_part;
 use simquota_tests::process::LIMIT;
 
 use crate::broker::client::Client;
-use crate::world::{World, octets, steady};
+use crate::world::{Device, World, octets, steady};
 
 /// Moves the service's data onto a disk of its own.
 fn onto(world: &mut World, disk: &Disk) {
@@ -122,17 +122,30 @@ async fn a_sync_that_fails_stops_promises_and_loses_none() {
 
 #[test]
 fn a_backup_under_load_restores_to_an_audit_that_holds_and_the_sides_agree_again() {
+    older_than_its_device("tracker-r", |_| {});
+}
+
+#[test]
+fn a_device_that_starts_after_an_older_backup_was_restored_sends_its_settled_samples_again() {
+    older_than_its_device("tracker-s", |device| {
+        device.process.take().unwrap().kill9().unwrap();
+        device.start();
+    });
+}
+
+/// The service goes back to before samples that its device has settled; `meanwhile` is what the device does.
+fn older_than_its_device(name: &str, meanwhile: fn(&mut Device)) {
     let mut world = World::start();
     world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "100MB"]);
     let trace = steady(14, 30_000);
-    let mut device = world.device("tracker-r", &trace, 1, "1 MB");
+    let mut device = world.device(name, &trace, 1, "1 MB");
     device.start();
     device.await_status("usage acknowledged", |status| {
         status["acked"].as_u64() > Some(1)
     });
     let backup = world.cloud(&["backup", "early"]).remove(0);
     let acked = device.status().unwrap()["acked"].as_u64().unwrap();
-    // The device goes on, and deletes what the backup does not know.
+    // The device goes on, and has settled what the backup does not know.
     device.await_status("more acknowledged", |status| {
         status["acked"].as_u64() > Some(acked + 2)
     });
@@ -147,6 +160,7 @@ fn a_backup_under_load_restores_to_an_audit_that_holds_and_the_sides_agree_again
         (&restored["holds"], &restored["entries"]),
         (&true.into(), &backup["entries"])
     );
+    meanwhile(&mut device);
     world.start_cloud();
     let ended = device
         .process
@@ -156,4 +170,10 @@ fn a_backup_under_load_restores_to_an_audit_that_holds_and_the_sides_agree_again
         .unwrap();
     assert!(ended.success());
     assert_eq!(world.audit()["charged"].as_u64(), Some(octets(&trace)));
+    // Sample by sample: no epoch had to end for it.
+    let show = world.show(&device);
+    assert_eq!(
+        (&show["epochs"], &show["charged_epoch"]),
+        (&1.into(), &octets(&trace).into())
+    );
 }

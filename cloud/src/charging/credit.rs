@@ -67,7 +67,13 @@ impl Turn<'_> {
             .get(&request.epoch)
             .filter(|_| device.epoch == request.epoch)
         else {
-            let superseded = device.epochs.contains_key(&request.epoch);
+            let axis = device.epochs.get(&request.epoch);
+            let superseded = axis.is_some();
+            // A request that was seen before is a copy; another one comes from a store that lives on.
+            let decided = axis
+                .and_then(|axis| axis.last.as_ref())
+                .map(|last| last.number);
+            let lives_on = superseded && decided.is_none_or(|decided| request.number > decided);
             let detail = format!(
                 "device {id} is in epoch {}, not {}",
                 device.epoch, request.epoch
@@ -78,6 +84,9 @@ impl Turn<'_> {
                 Code::UNKNOWN_EPOCH
             };
             self.undecided(id, kid, request, code)?;
+            if lives_on {
+                self.suspect(id, "superseded-epoch", &detail)?;
+            }
             return Ok(Verdict::refused(
                 if superseded {
                     "superseded-epoch"

@@ -21,6 +21,7 @@
 //! | `plan`, `calendar` | what is due at a time in a place |
 //! | `sweep` | leases that run out, packages that end |
 //! | `access` | who is believed no longer |
+//! | `suspect` | what calls for a look at a device |
 //! | `command` | what managers and admins ask for |
 
 mod access;
@@ -36,6 +37,7 @@ mod register;
 mod room;
 mod rules;
 mod shelf;
+mod suspect;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -215,6 +217,9 @@ impl<'a> Turn<'a> {
             DeviceRequest::Ack(ack) => self.command_ack(id, &ack),
             DeviceRequest::Status(status) => self.status(id, kid, &status),
         }?;
+        if let Verdict::Refused(Refusal { reason, detail }) = &verdict {
+            self.suspect_of(id, reason, detail)?;
+        }
         self.ring()?;
         Ok(verdict)
     }

@@ -78,7 +78,7 @@ enum What {
 }
 
 impl Query {
-    pub(super) fn audit(address: Address) -> Self {
+    pub(crate) fn audit(address: Address) -> Self {
         Self {
             address,
             what: What::Audit,

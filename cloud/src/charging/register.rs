@@ -6,7 +6,7 @@ use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, EnrolmentId, Iccid, ZoneId};
 use simquota_shared::message::{Command, Outcome, RegisterAnswer, RegisterRequest};
 use simquota_shared::topic::Down;
-use simquota_shared::units::{Octets, Seq};
+use simquota_shared::units::{Epoch, Octets, Seq};
 
 use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
@@ -190,6 +190,8 @@ impl Turn<'_> {
     /// A never-seen epoch ends the one before. If the device still knows its used total, the epoch is charged to
     /// there and closed; without that its reservation is released, and late samples are charged by their mark
     /// (DESIGN section 4, "When the two sides disagree").
+    ///
+    /// A store that closes another epoch than the present one lived on while that one began: there are two.
     fn close_before(&mut self, id: &DeviceId, request: &RegisterRequest) -> Result<(), Broken> {
         let Some(device) = self
             .ledger
@@ -199,22 +201,40 @@ impl Turn<'_> {
         else {
             return Ok(());
         };
-        let Some(axis) = device.axis() else {
+        let present = device.epoch;
+        let leased = device.axis().is_some_and(|axis| axis.has_lease());
+        let named = request.closes.as_ref().and_then(|closes| {
+            let axis = device.epochs.get(&closes.epoch)?;
+            Some((closes, axis.closed))
+        });
+        let second = named.is_some_and(|(closes, _)| closes.epoch != present);
+        let settles = named.and_then(|(closes, closed)| (!closed).then_some(closes));
+        if leased && settles.is_none_or(|closes| closes.epoch != present) {
+            self.lapse(id, present)?;
+        }
+        if let Some(closes) = settles {
+            self.close(id, closes.epoch, closes.total)?;
+        }
+        if second {
+            let words = format!("a store of device {id} lived on while epoch {present} began");
+            self.suspect(id, "second-store", &words)?;
+            self.freeze(id, "second-store")?;
+        }
+        Ok(())
+    }
+
+    /// Charges an epoch up to its total, and ends it.
+    fn close(&mut self, id: &DeviceId, epoch: Epoch, claimed: Octets) -> Result<(), Broken> {
+        let found = self
+            .ledger
+            .devices
+            .get(id)
+            .and_then(|device| Some((device, device.epochs.get(&epoch)?)));
+        let Some((device, axis)) = found else {
             return Ok(());
         };
-        let epoch = device.epoch;
-        let closes = request
-            .closes
-            .as_ref()
-            .filter(|closes| closes.epoch == epoch);
-        let Some(closes) = closes else {
-            return if axis.has_lease() {
-                self.lapse(id, epoch)
-            } else {
-                Ok(())
-            };
-        };
-        let total = closes.total.max(axis.charged);
+        let charged = axis.charged;
+        let total = claimed.max(charged);
         let zone = axis
             .last
             .as_ref()
@@ -229,6 +249,12 @@ impl Turn<'_> {
             from_segments,
         });
         self.record(Subject::Device(id.clone()), cause, moves)?;
+        if claimed < charged {
+            let words = format!(
+                "epoch {epoch} is closed at {claimed} octets, {charged} were charged: its store went back"
+            );
+            self.suspect(id, "store-went-back", &words)?;
+        }
         self.pool_gained(id)
     }
 

@@ -12,6 +12,9 @@
 //! An id has no dot, so no device can be called like a person. Each password is HKDF-SHA-256 with info `mqtt`: 256 bits
 //! that nobody chose, so one round of hashing is as good as a million, and a flood of wrong ones costs the broker
 //! little.
+//!
+//! The files for mosquitto are tested against a real one. Those for EMQX follow its documentation (5.x: file source,
+//! built-in database) and are held by snapshots alone: they were never run against an EMQX. Try them on yours first.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

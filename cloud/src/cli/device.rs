@@ -122,6 +122,13 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
     let text = |name| (name, show::text(&row, name));
     let amount = |name| (name, show::octets(&row, name));
     let time = |name| (name, show::time(&row, name));
+    let suspicions: Vec<String> = match show::field(&row, "suspicions") {
+        Value::Array(rows) => rows
+            .iter()
+            .map(|row| format!("{} {}", show::time(row, "at"), show::text(row, "reason")))
+            .collect(),
+        _ => Vec::new(),
+    };
     Ok(print(&show::list(&[
         text("device"),
         text("fleet"),
@@ -148,6 +155,7 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
         text("code"),
         time("valid_until"),
         time("lease_until"),
+        ("suspicions", suspicions.join(", ")),
     ]))?)
 }
 

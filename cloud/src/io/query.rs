@@ -139,3 +139,47 @@ fn backed_up(path: &Path, reader: &Reader) -> Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use simquota_shared::envelope::Kid;
+
+    use super::*;
+    use crate::charging::{Address, Scope};
+    use crate::io::store::Store;
+
+    fn question(number: usize) -> Query {
+        Query::audit(Address {
+            scope: Scope::Ops,
+            author: "admin".parse().unwrap(),
+            kid: Kid::first(&"admin"),
+            id: format!("order-{number}").parse().unwrap(),
+        })
+    }
+
+    #[test]
+    fn questions_that_wait_are_asked_once_and_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (jobs, waiting) = sync_channel(WAITING_MAX);
+        let desk = Desk {
+            jobs: Some(jobs),
+            asked: Asked::default(),
+            stop: Arc::default(),
+            thread: None,
+        };
+        for number in 0..WAITING_MAX + 3 {
+            for _ in 0..2 {
+                desk.ask(question(number), store.reader());
+            }
+        }
+        let asked: Vec<Query> = waiting.try_iter().map(|job| job.query).collect();
+        let expected: Vec<Query> = (0..WAITING_MAX).map(question).collect();
+        assert_eq!(asked, expected);
+        // Who was not heard may ask again.
+        desk.ask(question(WAITING_MAX), store.reader());
+        assert_eq!(waiting.try_iter().count(), 1);
+    }
+}

@@ -26,6 +26,9 @@ pub struct Access {
     pub barred: BTreeMap<DeviceId, Text>,
     /// When a device began its latest epochs, but the first.
     pub epochs: BTreeMap<DeviceId, VecDeque<UnixMillis>>,
+    /// What called for a look at a device, by its reason, and when last. There are a dozen reasons at most.
+    #[serde(default)]
+    pub suspected: BTreeMap<DeviceId, BTreeMap<Text, UnixMillis>>,
 }
 
 impl Access {
@@ -35,6 +38,20 @@ impl Access {
         self.epochs
             .get(device)
             .map_or(0, |begun| begun.iter().filter(|at| **at > since).count())
+    }
+
+    /// Whether a device was suspected of this since a time.
+    #[must_use]
+    pub fn suspected_since(&self, device: &DeviceId, reason: &str, since: UnixMillis) -> bool {
+        self.suspected
+            .get(device)
+            .and_then(|reasons| reasons.get(&Text::clipped(reason)))
+            .is_some_and(|at| *at > since)
+    }
+
+    pub(super) fn suspect(&mut self, device: &DeviceId, reason: &Text, at: UnixMillis) {
+        let reasons = self.suspected.entry(device.clone()).or_default();
+        reasons.insert(reason.clone(), at);
     }
 
     /// Another epoch of a known device began.

@@ -212,6 +212,10 @@ impl Ledger {
             }
             Cause::PolicySet(set) => self.subject_device(entry)?.policy = Some(set.policy.clone()),
             Cause::AccessChanged(changed) => self.change_access(changed)?,
+            Cause::Suspected(suspected) => {
+                let id = self.subject_id(entry)?.clone();
+                self.access.suspect(&id, &suspected.reason, entry.at);
+            }
             Cause::CommandDone(done) => {
                 let stored = Done {
                     body: done.body.0.clone(),

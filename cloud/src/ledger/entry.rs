@@ -403,6 +403,16 @@ wire! {
     }
 }
 
+wire! {
+    /// Something about a device calls for a look. Nothing moves, and nothing is proved by it.
+    pub struct Suspected {
+        /// A short name, as on `ops/rejected`.
+        pub reason: Text,
+        /// In words.
+        pub words: Text,
+    }
+}
+
 macro_rules! causes {
     ($($(#[$meta:meta])* $number:literal $name:ident,)+) => {
         /// What happened.
@@ -491,6 +501,8 @@ causes! {
     20 CommandDone,
     /// See [`AccessChanged`].
     60 AccessChanged,
+    /// See [`Suspected`].
+    61 Suspected,
     /// See [`TermsSet`].
     21 TermsSet,
     /// See [`PackageBegan`].

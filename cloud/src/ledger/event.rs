@@ -6,8 +6,8 @@ use simquota_shared::message::Event;
 use simquota_shared::units::Octets;
 
 use super::Ledger;
-use super::account::{Account, Move, Pocket};
-use super::entry::{Cause, Entry, Limit, Subject};
+use super::account::{Account, Move, Pocket, Slot};
+use super::entry::{AccessChange, Cause, Entry, Limit, Subject};
 
 /// The event that an entry is; none for most.
 ///
@@ -117,8 +117,42 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
             "lease-lapsed",
             value_map([("epoch", number(lapsed.epoch.value()))]),
         ),
+        Cause::Closed(closed) => (
+            "epoch-closed",
+            value_map([
+                ("epoch", number(closed.epoch.value())),
+                ("total", number(closed.total.value())),
+                ("octets", number(charged(&entry.moves).value())),
+            ]),
+        ),
+        Cause::Suspected(suspected) => (
+            "suspicious",
+            value_map([
+                ("reason", text(&suspected.reason)),
+                ("words", text(&suspected.words)),
+            ]),
+        ),
+        Cause::AccessChanged(changed) => match changed.change {
+            AccessChange::DeviceBarred => ("shut-out", value_map([("why", text(&changed.why))])),
+            AccessChange::DeviceReadmitted => ("readmitted", value_map([])),
+            AccessChange::KeyRevoked
+            | AccessChange::EnrolmentRevoked
+            | AccessChange::EnrolmentUntil
+            | AccessChange::GenerationBegun => return None,
+        },
         _ => return None,
     })
+}
+
+/// Octets that became used, or debt.
+fn charged(moves: &[Move]) -> Octets {
+    let charged = moves.iter().filter(|movement| {
+        matches!(
+            movement.to,
+            Account::Package(_, Pocket::Used) | Account::Device(_, Slot::Debt)
+        )
+    });
+    Octets(charged.map(|movement| movement.octets.value()).sum())
 }
 
 /// A limit's name on the wire.

@@ -157,6 +157,9 @@ pub fn words(entry: &Entry) -> String {
         }
         Cause::PolicySet(set) => format!("policy {} was set", set.policy.version),
         Cause::AccessChanged(changed) => access_words(changed),
+        Cause::Suspected(suspected) => {
+            format!("look at this: {} ({})", suspected.words, suspected.reason)
+        }
         Cause::CommandDone(done) => {
             format!(
                 "command {} '{}' by key {}: {}",

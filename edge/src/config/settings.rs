@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use simquota_shared::ids::{DeviceId, IdError, Text};
 use simquota_shared::tls::client_config;
-use simquota_shared::units::parse_octets;
+use simquota_shared::units::{Octets, parse_octets};
 
 use super::{AgentDown, Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
 use crate::agent::AgentConfig;
@@ -13,6 +13,7 @@ use crate::io::folder::Folder;
 use crate::io::gate::GateKind;
 use crate::io::gate::rules::Place;
 use crate::io::keyfile::Enrolment;
+use crate::io::store::Retention;
 use crate::io::tls::TlsFiles;
 use crate::io::trace::TraceOptions;
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub source: Metered,
     /// The gate.
     pub gate: GateSettings,
+    /// Which acknowledged samples are kept.
+    pub retention: Retention,
     /// What the pure agent is told. Its jitter is drawn at the start.
     pub agent: AgentConfig,
     /// End with the trace.
@@ -139,6 +142,14 @@ impl Config {
             tls: self.tls(&check)?,
             status_file: status,
             agent: self.agent(&check, &enrolment.device, gate.kind())?,
+            retention: Retention {
+                keep_s: self.store.keep_days.saturating_mul(86_400),
+                octets: match self.store.keep_days {
+                    0 => Octets::ZERO,
+                    _ => parse_octets(&self.store.keep)
+                        .map_err(|why| check.value("store.keep", why.to_string()))?,
+                },
+            },
             data,
             log: self.log.clone(),
             clock: self.clock,

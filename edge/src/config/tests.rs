@@ -92,6 +92,7 @@ fn each_mistake_is_one_line_that_names_file_key_and_remedy() {
         "[quota]\nwant = \"1 megabyte\"",
         "[quota]\nwant = \"0 B\"",
         "[store]\nsync = \"64 Kib\"",
+        "[store]\nkeep = \"8 megs\"",
         "[device_info]\nzone = \"At Home\"",
         "device = \"tracker-2\"",
         "key_file = \"none.key\"",

@@ -4,6 +4,7 @@
 //! lock              held by the running agent; its process id is in it
 //! store/            samples and state (see `store`)
 //! store.bad-1       a store that was damaged, moved aside
+//! store.opening     the store is being opened, or that ended the process
 //! epoch-a, epoch-b  epoch and used total, outside of the store (see `mirror`)
 //! trace-state       the counter of a trace source
 //! status.json       what `simquota-edge status` shows while the agent runs

@@ -8,11 +8,10 @@ use std::io;
 use std::os::fd::AsFd;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    ErrorBuffer, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage, Stats64};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::{LinkFlags, LinkHeader, Stats64};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,9 +19,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Message and attribute numbers of `linux/rtnetlink.h` and `linux/if_link.h`: kernel ABI, fixed.
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_STATS64: u16 = 23;
+const MESSAGE_HEADER_OCTETS: usize = 16;
 const LINK_HEADER_OCTETS: usize = 16;
+const ATTRIBUTE_HEADER_OCTETS: usize = 4;
 /// `IFNAMSIZ` less the final zero: a longer name can't exist.
 pub(super) const NAME_OCTETS_MAX: usize = 15;
 /// Room for the largest datagram that the kernel makes for links.
@@ -75,11 +77,7 @@ impl Inquiry {
         if name.is_empty() || name.len() > NAME_OCTETS_MAX {
             return Ok(None);
         }
-        let mut question = LinkMessage::default();
-        question
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
-        match self.ask(question, NLM_F_REQUEST) {
+        match self.ask(Some(name), NLM_F_REQUEST) {
             Ok(links) => Ok(links.into_iter().next()),
             Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
             Err(error) => Err(error),
@@ -88,21 +86,13 @@ impl Inquiry {
 
     /// The names of all links, in the kernel's order.
     pub(super) fn names(&mut self) -> io::Result<Vec<String>> {
-        let links = self.ask(LinkMessage::default(), NLM_F_REQUEST | NLM_F_DUMP)?;
+        let links = self.ask(None, NLM_F_REQUEST | NLM_F_DUMP)?;
         Ok(links.into_iter().map(|link| link.name).collect())
     }
 
-    fn ask(&mut self, question: LinkMessage, flags: u16) -> io::Result<Vec<Link>> {
+    fn ask(&mut self, name: Option<&str>, flags: u16) -> io::Result<Vec<Link>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::new(
-            NetlinkHeader::default(),
-            NetlinkPayload::from(RouteNetlinkMessage::GetLink(question)),
-        );
-        message.header.flags = flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
+        let bytes = question(name, flags, self.sequence);
         self.socket.send(&bytes, 0)?;
 
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
@@ -128,6 +118,32 @@ impl Inquiry {
             }
         }
     }
+}
+
+/// `RTM_GETLINK`: a message header, an empty link header, and the name if one link is meant. Written by hand, because
+/// the library's writer brings every attribute that there is: 100 KiB of a device's program.
+fn question(name: Option<&str>, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut attribute = Vec::new();
+    if let Some(name) = name {
+        // With the final zero. A name is NAME_OCTETS_MAX long at most.
+        let octets = ATTRIBUTE_HEADER_OCTETS + name.len() + 1;
+        attribute.extend(u16::try_from(octets).unwrap_or(u16::MAX).to_ne_bytes());
+        attribute.extend(IFLA_IFNAME.to_ne_bytes());
+        attribute.extend(name.as_bytes());
+        attribute.push(0);
+        attribute.resize(octets.next_multiple_of(4), 0);
+    }
+    let octets = MESSAGE_HEADER_OCTETS + LINK_HEADER_OCTETS + attribute.len();
+    let mut bytes = Vec::with_capacity(octets);
+    bytes.extend(u32::try_from(octets).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend(RTM_GETLINK.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    // To the kernel.
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend([0; LINK_HEADER_OCTETS]);
+    bytes.extend(attribute);
+    bytes
 }
 
 /// Waits until the kernel's answer can be read.

@@ -9,6 +9,7 @@
 //! | damaged | nothing | it is moved aside, a new epoch closes nothing: the cloud settles the old one |
 //! | empty | readable | it was lost: a new epoch closes the mirror's |
 //! | empty | nothing | the first start |
+//! | twice ended the process that opened it | | it counts as damaged |
 //!
 //! A new epoch takes its first state from here, and it is committed by the agent's first step.
 
@@ -19,6 +20,7 @@ use simquota_shared::ids::ZoneId;
 use simquota_shared::message::Closes;
 use simquota_shared::units::Epoch;
 
+use super::attempt::{ATTEMPTS_MAX, Attempt};
 use super::folder::Folder;
 use super::mirror::{Mirror, Mirrored};
 use super::store::{Store, StoreError};
@@ -118,6 +120,29 @@ pub fn set_aside(folder: &Folder) -> Result<(), RecoverError> {
 }
 
 fn open_store(path: &Path) -> Result<(Store, Option<Durable>), RecoverError> {
+    let attempt = match Attempt::begin(path) {
+        Ok(attempt) => Some(attempt),
+        Err(error) => {
+            // A full disk is no reason not to try.
+            tracing::warn!(%error, "the opening of the store is not noted");
+            None
+        }
+    };
+    if let Some(attempt) = &attempt
+        && attempt.unfinished >= ATTEMPTS_MAX
+        && path.exists()
+    {
+        let aside = move_aside(path)?;
+        tracing::error!(store = %path.display(), aside = %aside.display(), attempts = attempt.unfinished, "the store ended the process that opened it, again and again, and was moved aside");
+    }
+    let opened = open_or_replace(path);
+    if let Some(attempt) = attempt {
+        attempt.end();
+    }
+    opened
+}
+
+fn open_or_replace(path: &Path) -> Result<(Store, Option<Durable>), RecoverError> {
     match Store::open(path) {
         Ok(opened) => Ok(opened),
         Err(StoreError::Damaged { why, .. }) => {
@@ -311,6 +336,20 @@ mod tests {
         let bad = |number: u32| device.0.path().join(format!("store.bad-{number}"));
         assert!((1..=3).all(|number| bad(number).is_dir()));
         assert!(!bad(4).exists());
+    }
+
+    #[test]
+    fn a_store_that_ends_the_process_twice_is_moved_aside() {
+        let device = Device::new();
+        device.commit(7, 100, true);
+        // What an end in the middle of an opening leaves behind.
+        let ended = || drop(Attempt::begin(&device.store()).unwrap());
+        ended();
+        assert_eq!(device.open().unwrap().state, Some(state(7, 100)), "once");
+        ended();
+        ended();
+        assert_closes(&device.open().unwrap(), 7, 100);
+        assert!(device.0.path().join("store.bad-1").is_dir());
     }
 
     #[test]

@@ -9,9 +9,13 @@
 //! begins with one commit too: rows of another epoch are then as dead as those that the cloud has acknowledged.
 //! Dead rows are never deleted one by one, which would give no disk back: a compaction filter drops them, by the
 //! epoch and the watermark of the last commit.
+//!
+//! Acknowledged rows are kept for some days ([`Retention`]): a cloud that was restored from an older backup names a lower
+//! mark, and gets them again. What is older, or more than there is room for, is dropped.
 
 mod error;
 mod filter;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -26,13 +30,17 @@ use simquota_shared::units::{Epoch, Seq};
 
 pub use error::StoreError;
 use filter::{DropDead, Keep, Live};
+pub use retention::Retention;
 
+use super::clock;
 use crate::agent::{Commit, Durable, DurableError, Load, Row};
 
 const STATE_KEY: &[u8] = b"state";
 
 /// So many dead rows are dropped at a time: about 2 MB of rows for 0.1 s of work.
 const DEAD_MAX: u64 = 20_000;
+/// A table is written anew for no fewer than these.
+const WORTH: u64 = DEAD_MAX / 4;
 /// How long a compaction waits for rows that are being written out. What is not out by then stays for the next.
 const FLUSH_TRIES: u32 = 500;
 const FLUSH_POLL: Duration = Duration::from_millis(10);
@@ -45,6 +53,12 @@ pub struct Store {
     rows: Keyspace,
     keep: Arc<Keep>,
     live: Live,
+    /// What compactions were told to keep.
+    told: Live,
+    /// Which acknowledged rows are kept.
+    retention: Retention,
+    /// The mark at which rows were last looked for that can be dropped.
+    looked: Seq,
     /// Rows up to this number were dropped, or are being dropped.
     dropped: Seq,
     compaction: Option<JoinHandle<Result<(), fjall::Error>>>,
@@ -76,15 +90,25 @@ impl Store {
             rows,
             keep,
             live,
+            told: Live::default(),
+            retention: Retention::NONE,
+            looked: Seq::ZERO,
             dropped: Seq::ZERO,
             compaction: None,
         };
         if durable.is_some() {
-            store.keep.set(live);
+            // Who only looks drops nothing: what may go is known once the retention is.
             store.dropped = store.first_stored()?;
-            store.tidy_if_due();
+            store.looked = store.dropped;
         }
         Ok((store, durable))
+    }
+
+    /// Says which acknowledged rows are kept; none until then. Rows that may go are dropped, if they are many.
+    pub fn retain(&mut self, retention: Retention) {
+        self.retention = retention;
+        self.looked = self.dropped;
+        self.tidy_if_due();
     }
 
     /// Writes state and rows as one, durably.
@@ -114,12 +138,18 @@ impl Store {
         }
         batch.commit().map_err(failed)?;
         let live = Live::of(state);
+        // After the commit: what is not durable must not drop anything.
         if live.epoch != self.live.epoch {
             self.dropped = Seq::ZERO;
+            self.looked = Seq::ZERO;
+            self.tell(Live {
+                acked: Seq::ZERO,
+                ..live
+            });
+        } else if live.acked < self.told.acked {
+            self.tell(live);
         }
         self.live = live;
-        // After the commit: a watermark that is not durable must not drop anything.
-        self.keep.set(live);
         self.tidy_if_due();
         Ok(())
     }
@@ -158,7 +188,7 @@ impl Store {
     /// # Errors
     /// When that fails; nothing that is alive is lost by it.
     pub fn compact(&mut self) -> Result<(), StoreError> {
-        self.begin_compaction();
+        self.begin_compaction(0);
         self.await_compaction()
     }
 
@@ -187,21 +217,59 @@ impl Store {
         if finished && let Err(error) = self.await_compaction() {
             tracing::warn!(%error, "acknowledged rows were not dropped");
         }
-        if self.compaction.is_none() && self.live.acked.beyond(self.dropped) >= DEAD_MAX {
-            self.begin_compaction();
+        if self.compaction.is_none() && self.live.acked.beyond(self.looked) >= DEAD_MAX {
+            self.begin_compaction(WORTH);
         }
     }
 
-    fn begin_compaction(&mut self) {
+    fn tell(&mut self, live: Live) {
+        self.told = live;
+        self.keep.set(live);
+    }
+
+    /// The last number that may be dropped. The mark may have fallen below rows that are gone: never beyond it.
+    fn droppable(&self) -> Result<Seq, StoreError> {
+        let now_s = clock::wall_ms() / 1000;
+        let acked = self.live.acked;
+        let range = key(self.live.epoch, Seq::ZERO)..=key(self.live.epoch, acked);
+        let mut room = self.retention.room(now_s);
+        for guard in self.rows.range(range).rev() {
+            let octets = guard
+                .value()
+                .map_err(|error| StoreError::from_fjall(&self.path, error))?;
+            let row = Row::decode(&octets).map_err(|error| unreadable(&self.path, error))?;
+            if !room.takes(&row, octets.len()) {
+                return Ok(row.last());
+            }
+        }
+        Ok(self.dropped.min(acked))
+    }
+
+    /// Drops what may go, if it is this many numbers at least.
+    fn begin_compaction(&mut self, least: u64) {
         if self.compaction.is_some() {
             return;
         }
+        self.looked = self.live.acked;
+        let upto = match self.droppable() {
+            Ok(upto) => upto,
+            Err(error) => {
+                return tracing::warn!(%error, "acknowledged rows were not dropped");
+            }
+        };
+        if upto.beyond(self.dropped) < least {
+            return;
+        }
+        self.tell(Live {
+            acked: upto,
+            ..self.live
+        });
         let rows = self.rows.clone();
         let thread = std::thread::Builder::new().name("compact".to_owned());
         match thread.spawn(move || compact(&rows)) {
             Ok(thread) => {
                 self.compaction = Some(thread);
-                self.dropped = self.live.acked;
+                self.dropped = self.dropped.max(upto);
             }
             Err(error) => tracing::warn!(%error, "no thread to drop acknowledged rows"),
         }
@@ -250,7 +318,8 @@ fn open_database(path: &Path, keep: &Arc<Keep>) -> Result<Database, StoreError> 
             let drops = keyspace == "rows";
             drops.then(|| Arc::new(DropDead::new(Arc::clone(&keep))) as _)
         }));
-    // Recovery takes some damage for a broken promise of its own and panics. That is a damaged store as well.
+    // Recovery takes some damage for a broken promise of its own and panics. That is a damaged store as well. In the
+    // device's program nothing catches a panic: there `attempt` counts.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(opened) => opened.map_err(|error| StoreError::from_fjall(path, error)),
         Err(_) => Err(StoreError::damaged(path, "recovery panicked")),

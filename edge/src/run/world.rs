@@ -56,10 +56,11 @@ impl<'a> Machine<'a> {
         opened: Opened,
     ) -> Result<(Machine<'a>, Option<Durable>), RunError> {
         let Opened {
-            store,
+            mut store,
             mirror,
             state,
         } = opened;
+        store.retain(settings.retention);
         let mut metering = Metering::open(settings, orders.bell())?;
         let gate = open_gate(settings, &orders, &mut metering)?;
         let mut post = Post::new(settings.enrolment.clone());

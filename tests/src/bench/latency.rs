@@ -177,15 +177,15 @@ fn asked(template: &Template, port: u16, length: Duration, verify: bool) -> anyh
 }
 
 /// A device that asks for more, again and again.
-struct Asker {
-    device: Device,
-    key: Key,
-    up: String,
-    down: String,
+pub(super) struct Asker {
+    pub(super) device: Device,
+    pub(super) key: Key,
+    pub(super) up: String,
+    pub(super) down: String,
 }
 
 impl Asker {
-    fn new(template: &Template, device: &Device) -> anyhow::Result<Asker> {
+    pub(super) fn new(template: &Template, device: &Device) -> anyhow::Result<Asker> {
         Ok(Asker {
             key: key_of(template, device)?,
             up: Topic::Up(device.id.clone(), Up::Credit).to_string(),
@@ -227,7 +227,7 @@ impl Asker {
         Ok(took)
     }
 
-    fn check(&self, request: &CreditRequest, answer: &Publish) -> anyhow::Result<()> {
+    pub(super) fn check(&self, request: &CreditRequest, answer: &Publish) -> anyhow::Result<()> {
         let received = Received::parse(&answer.payload)?;
         let answer: CreditAnswer = codec::decode(received.verify(&self.key, &self.down)?)?;
         if answer.code.is_success() && answer.number == request.number {
@@ -244,7 +244,7 @@ impl Asker {
 }
 
 /// The next message on a topic.
-async fn answer(events: &mut EventLoop, topic: &str) -> anyhow::Result<Publish> {
+pub(super) async fn answer(events: &mut EventLoop, topic: &str) -> anyhow::Result<Publish> {
     loop {
         if let Event::Incoming(Packet::Publish(publish)) = next(events, LIMIT).await?
             && publish.topic == topic.as_bytes()

@@ -17,6 +17,7 @@ mod append;
 mod child;
 mod echo;
 mod figures;
+pub(crate) mod hostile;
 mod latency;
 mod ledger;
 mod load;

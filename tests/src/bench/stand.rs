@@ -147,7 +147,7 @@ pub(super) struct Template {
 
 impl Template {
     pub(super) fn make(folder: &Path, count: usize) -> anyhow::Result<Template> {
-        let config = Config::parse(&config(1), &folder.join("cloud.toml"))?;
+        let config = Config::parse(&config(1, NO_LIMITS), &folder.join("cloud.toml"))?;
         fs::create_dir_all(&config.data)
             .with_context(|| format!("cannot write {}", config.data.display()))?;
         let folder_of_keys = KeyFolder::create(&config.data)?;
@@ -184,13 +184,15 @@ impl Template {
     }
 }
 
-/// The shipped settings, but for the broker.
-fn config(port: u16) -> String {
+/// A few connections stand for many devices, and each of those sends as fast as it is answered.
+const NO_LIMITS: &str =
+    "[limits]\nsender_per_s = 1000000\nsender_burst = 1000000\nall_per_s = 100000000\n";
+
+/// The shipped settings, but for the broker and the limits.
+fn config(port: u16, limits: &str) -> String {
     format!(
         "# What differs from the shipped cloud.toml.\n\
-         data = \"{DATA}\"\n\n[broker]\nhost = \"127.0.0.1\"\nport = {port}\n\n\
-         # A few connections stand for many devices, and each of those sends as fast as it is answered.\n\
-         [limits]\nsender_per_s = 1000000\nsender_burst = 1000000\nall_per_s = 100000000\n"
+         data = \"{DATA}\"\n\n[broker]\nhost = \"127.0.0.1\"\nport = {port}\n\n{limits}"
     )
 }
 
@@ -203,13 +205,23 @@ pub(super) struct Responder {
 impl Responder {
     /// The real service on a copy of the template.
     pub(super) fn service(template: &Template, port: u16, folder: &Path) -> anyhow::Result<Self> {
+        Self::service_with(template, port, folder, NO_LIMITS)
+    }
+
+    /// The same with these limits.
+    pub(super) fn service_with(
+        template: &Template,
+        port: u16,
+        folder: &Path,
+        limits: &str,
+    ) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new()
             .prefix("run-")
             .tempdir_in(folder)
             .context("cannot make a folder")?;
         copy(&template.folder, &data.path().join(DATA))?;
         let path = data.path().join("cloud.toml");
-        fs::write(&path, config(port))
+        fs::write(&path, config(port, limits))
             .with_context(|| format!("cannot write {}", path.display()))?;
         let mut command = itself(child::CLOUD)?;
         command.arg("--config").arg(&path).arg("serve");
@@ -239,6 +251,11 @@ impl Responder {
 
     pub(super) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it is still the process that was started.
+    pub(super) fn lives(&self) -> bool {
+        Path::new(&format!("/proc/{}/stat", self.child.id())).exists()
     }
 
     /// Its last words, for messages.

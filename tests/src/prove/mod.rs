@@ -5,6 +5,7 @@
 //! simulator   seeds that nobody has run before
 //! kills       edge, cloud and broker killed at random moments, real processes
 //! cuts        power cuts of either side's disk, real file system (as root)
+//! hostile     a hostile client beside other devices, over mosquitto; once, and its figures
 //! ```
 //!
 //! The parts take turns until the time is over; what did not hold is named with the seed that shows it again, and
@@ -26,6 +27,7 @@ use serde_json::json;
 
 pub use self::cuts::{Cuts, WINDOW, cloud_campaign, edge_campaign};
 pub use self::kills::{Kills, campaign};
+use crate::bench::hostile;
 use crate::disk::LoopDisk;
 use crate::sim::{Figures, Mutant, Size, Story, many, run};
 
@@ -46,6 +48,7 @@ const FRESH_SEEDS: u64 = 1_000_000;
     after_help = "Examples:
   cargo prove                              ten minutes of everything
   cargo prove --minutes 30 --seed 7        half an hour, from other seeds
+  cargo prove --only hostile               an attacker for two minutes, and what other devices notice
   cargo prove --only cuts --minutes 5      one part (power cuts need root, e2fsprogs and xfsprogs)
   cargo prove | jq .cuts                   the figures; progress is on standard error
 
@@ -62,6 +65,9 @@ struct Options {
     /// This part alone.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+    /// How long each of the two attacks of the hostile client takes.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    attack_s: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,6 +80,8 @@ enum Part {
     Kills,
     /// Real power cuts.
     Cuts,
+    /// A hostile client.
+    Hostile,
 }
 
 /// What was found so far.
@@ -86,6 +94,7 @@ struct Found {
     figures: Figures,
     kills: Kills,
     cuts: Cuts,
+    hostile: Option<hostile::Figures>,
 }
 
 /// Proves, or is the service or an agent: with `cloud` or `edge` as the first of `args`, after the program's name.
@@ -155,6 +164,9 @@ fn prove(
     if runs(Part::Variants) {
         variants(found)?;
     }
+    if runs(Part::Hostile) {
+        attack(options, found)?;
+    }
     for turn in 0.. {
         let campaign_seed = seed.wrapping_add(turn);
         if runs(Part::Simulator) && Instant::now() < end {
@@ -181,11 +193,29 @@ fn prove(
                 return Err("nothing could be run: see above what is missing".to_owned());
             }
             // They do not depend on time.
-            Some(Part::Variants) => break,
+            Some(Part::Variants | Part::Hostile) => break,
             _ if Instant::now() >= end => break,
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn attack(options: &Options, found: &mut Found) -> Result<(), String> {
+    let attack = Duration::from_secs(options.attack_s);
+    let lengths = hostile::Lengths {
+        calm: (attack / 3).max(Duration::from_secs(2)),
+        attack,
+    };
+    let figures = hostile::run(lengths, &mut say).map_err(|error| format!("hostile: {error:#}"))?;
+    match &figures {
+        Some(figures) => say(&hostile::table(figures)),
+        None if options.only == Some(Part::Hostile) => {
+            return Err("nothing could be run: see above what is missing".to_owned());
+        }
+        None => {}
+    }
+    found.hostile = figures;
     Ok(())
 }
 
@@ -280,6 +310,7 @@ fn figures(
         },
         "kills": found.kills,
         "cuts": cuttable.then_some(found.cuts),
+        "hostile": found.hostile,
         "window": WINDOW,
         "lost": (found.kills.passed + found.cuts.passed)
             .saturating_sub(found.kills.charged + found.cuts.charged + found.cuts.unaccounted),

@@ -120,7 +120,16 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
         ),
         ("registered", number(found.registered.value())),
         ("limits", Value::Array(limits)),
+        ("suspicions", suspicions(ledger, id)),
     ])
+}
+
+/// What called for a look, and when last; the words are in the device's `explain`.
+fn suspicions(ledger: &Ledger, id: &DeviceId) -> Value {
+    let found = ledger.access.suspected.get(id).into_iter().flatten();
+    let rows =
+        found.map(|(reason, at)| map([("reason", text(reason)), ("at", number(at.value()))]));
+    Value::Array(rows.collect())
 }
 
 /// A device, and why it is refused now. Finding that out looks at every device of its fleet: not for lists.

@@ -301,6 +301,27 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_notices_the_oldest_go() {
+        let inbox: Inbox<u32> = Inbox::new(1);
+        let connected = |generation| MqttEvent::Connected {
+            generation,
+            session_present: false,
+        };
+        for number in 0..NOTICES_MAX as u64 + 5 {
+            inbox.notice(Notice::Line(Lane::Usage, Box::new(connected(number))));
+        }
+        let notices = inbox.take(9, NOW).notices;
+        assert_eq!(notices.len(), NOTICES_MAX);
+        let Some(Notice::Line(_, first)) = notices.first() else {
+            panic!("{notices:?}");
+        };
+        assert!(matches!(
+            **first,
+            MqttEvent::Connected { generation: 5, .. }
+        ));
+    }
+
+    #[test]
     fn stopping_and_notices_wake_the_pipeline() {
         let inbox: Inbox<u32> = Inbox::new(1);
         inbox.notice(Notice::Answer(Vec::new()));

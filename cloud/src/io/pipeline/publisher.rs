@@ -197,6 +197,25 @@ mod tests {
     }
 
     #[test]
+    fn at_the_bound_events_are_left_for_the_journal() {
+        let mut ledger = Ledger::default();
+        let made = entries(&mut ledger, UNDER_WAY_MAX + 2);
+        let mut publisher = Publisher::new(EntryNumber::ZERO);
+        for one in &made {
+            publisher.look(&ledger, std::slice::from_ref(one));
+        }
+        assert_eq!(publisher.due(0, usize::MAX).len(), UNDER_WAY_MAX);
+        // There is room again, and a gap: what was left out is read, not forgotten.
+        for number in 1..=UNDER_WAY_MAX as u64 {
+            publisher.came_back(EntryNumber(number));
+        }
+        let last = made.last().unwrap();
+        publisher.look(&ledger, std::slice::from_ref(last));
+        assert!(publisher.due(0, usize::MAX).is_empty());
+        assert_eq!(publisher.moved(), Some(EntryNumber(UNDER_WAY_MAX as u64)));
+    }
+
+    #[test]
     fn a_gap_is_left_for_the_journal() {
         let mut ledger = Ledger::default();
         let made = entries(&mut ledger, 2);

@@ -9,7 +9,7 @@ use simquota_shared::units::{Epoch, Seq};
 
 use crate::agent::Durable;
 
-/// What is alive: rows of this epoch beyond this number.
+/// What is kept: rows of this epoch beyond this number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) epoch: Epoch,
@@ -35,7 +35,7 @@ impl Live {
     }
 }
 
-/// What the last commit said; nothing before the state row was read.
+/// What the compaction that began last was told; nothing before the first one.
 #[derive(Debug, Default)]
 pub(super) struct Keep(Mutex<Option<Live>>);
 

@@ -169,6 +169,90 @@ fn many_acknowledged_rows_are_dropped_without_being_asked() {
     assert_eq!(numbers(&store, 0, 30_000), [25_000]);
 }
 
+/// Rows that end at these times before now, one after the other.
+fn aged(store: &mut Store, ages_s: &[u64]) {
+    let now_s = clock::wall_ms() / 1000;
+    let rows = (1..).zip(ages_s).map(|(number, age_s)| Row {
+        end: now_s - age_s,
+        ..row(number)
+    });
+    let last = ages_s.len() as u64;
+    let commit = Commit {
+        state: at(7, last, last),
+        rows: rows.collect(),
+    };
+    store.commit(&commit).unwrap();
+}
+
+const DAY_S: u64 = 86_400;
+
+#[test]
+fn acknowledged_rows_are_kept_for_as_long_as_was_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    store.retain(Retention {
+        keep_s: 7 * DAY_S,
+        octets: Octets(1_000_000),
+    });
+    aged(&mut store, &[30 * DAY_S, 8 * DAY_S, 6 * DAY_S, 60, 0]);
+    store.compact().unwrap();
+    assert_eq!(numbers(&store, 0, 9), [3, 4, 5]);
+    // The cloud names a lower mark: what is beyond it goes out again, and stays.
+    commit(&mut store, at(7, 5, 3), []);
+    store.compact().unwrap();
+    assert_eq!(numbers(&store, 4, 9), [4, 5]);
+    drop(store);
+    // Who only looks at a store drops nothing.
+    let (mut store, _) = open(dir.path());
+    assert_eq!(numbers(&store, 0, 9), [3, 4, 5]);
+    store.retain(Retention::NONE);
+    store.compact().unwrap();
+    assert_eq!(numbers(&store, 0, 9), [4, 5]);
+}
+
+#[test]
+fn no_more_acknowledged_rows_are_kept_than_there_is_room_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let octets = row(1).encode().unwrap().len() as u64 + 16;
+    store.retain(Retention {
+        keep_s: 7 * DAY_S,
+        octets: Octets(2 * octets + 4),
+    });
+    aged(&mut store, &[4, 3, 2, 1]);
+    store.compact().unwrap();
+    assert_eq!(numbers(&store, 0, 9), [3, 4]);
+    // A row without a date is bounded by its size alone.
+    let undated = Row {
+        clock: false,
+        end: 5,
+        ..row(5)
+    };
+    let commit = Commit {
+        state: at(7, 5, 5),
+        rows: vec![undated],
+    };
+    store.commit(&commit).unwrap();
+    store.compact().unwrap();
+    assert_eq!(numbers(&store, 0, 9), [4, 5]);
+}
+
+#[test]
+fn rows_of_another_epoch_are_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    store.retain(Retention {
+        keep_s: 7 * DAY_S,
+        octets: Octets(1_000_000),
+    });
+    aged(&mut store, &[2, 1]);
+    commit(&mut store, state(8), []);
+    store.compact().unwrap();
+    // Back in the old epoch, which no agent does: they are gone.
+    commit(&mut store, state(7), []);
+    assert_eq!(numbers(&store, 0, 9), [0; 0]);
+}
+
 #[test]
 fn the_next_epoch_begins_with_one_commit() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,63 @@
+//! What calls for a look at a device: the meter is in its owner's hands, and what it says can only be bounded and compared.
+//!
+//! A suspicion is an entry of the journal without movements, and so an event of the fleet. It is no proof: a message that
+//! a broker held back looks like a second device, a flash that failed looks like one that was rolled back. But nobody can
+//! bring one upon a device by repeating what it said: what was seen before moves nothing, and raises nothing.
+
+use simquota_shared::ids::{DeviceId, Text};
+use simquota_shared::units::UnixMillis;
+
+use super::Turn;
+use crate::ledger::Broken;
+use crate::ledger::entry::{Cause, Subject, Suspected};
+
+/// One reason is told once in so long for a device: a thief must not fill the journal.
+const AGAIN_MS: u64 = 86_400_000;
+
+/// Refusals that an honest device with a sound store does not meet.
+const SUSPICIOUS: [&str; 6] = [
+    // Its serial number is another one, or the SIM of another device is in it.
+    "second-serial",
+    "second-sim",
+    // Two stores under one key, or one store that is lost again and again.
+    "too-many-epochs",
+    // A store that was rolled back or edited, a meter that lies.
+    "number-reused",
+    "damaged-usage",
+    "implausible-used",
+];
+
+impl Turn<'_> {
+    /// Takes note of a refusal that calls for a look.
+    pub(super) fn suspect_of(
+        &mut self,
+        id: &DeviceId,
+        reason: &str,
+        words: &str,
+    ) -> Result<(), Broken> {
+        if SUSPICIOUS.contains(&reason) {
+            self.suspect(id, reason, words)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of what calls for a look at a device, once a day for each reason.
+    pub(super) fn suspect(
+        &mut self,
+        id: &DeviceId,
+        reason: &str,
+        words: &str,
+    ) -> Result<(), Broken> {
+        let since = UnixMillis(self.now.value().saturating_sub(AGAIN_MS));
+        // A name that is not known has nothing to protect.
+        let known = self.ledger.devices.contains_key(id);
+        if !known || self.ledger.access.suspected_since(id, reason, since) {
+            return Ok(());
+        }
+        let cause = Cause::Suspected(Suspected {
+            reason: Text::clipped(reason),
+            words: Text::clipped(words),
+        });
+        self.record(Subject::Device(id.clone()), cause, Vec::new())
+    }
+}
