@@ -2,6 +2,7 @@
 
 use simquota_shared::ids::{ChannelId, Iccid, ZoneId};
 use simquota_shared::message::{Command, CreditAnswer, RegisterAnswer, UsageAck};
+use simquota_shared::units::Octets;
 
 use super::durable::{Identity, Row};
 
@@ -25,6 +26,16 @@ pub struct Reading {
     pub down: u64,
     /// The agent's own octets on this SIM since the process began. They are part of `up + down`.
     pub own: u64,
+}
+
+/// What of [`AgentConfig`](super::AgentConfig) can change while the agent runs. It is named there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in AgentConfig")]
+pub struct Tuning {
+    pub want: Octets,
+    pub sync_octets: Octets,
+    pub poll_ms: u64,
+    pub shutdown_ms: u64,
 }
 
 /// Everything that can happen to the agent. The shell has decoded and verified messages before.
@@ -60,6 +71,8 @@ pub enum Input {
     LeaveSim,
     /// The device is on the cloud SIM again.
     ReturnSim,
+    /// The configuration was read again.
+    Tuned(Tuning),
     /// The agent is to end in order.
     Shutdown,
     /// A commit failed: what this agent believes is no longer what the store holds. It shuts the gate and does

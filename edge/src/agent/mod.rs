@@ -49,6 +49,7 @@
 //! | zone or SIM changed | the row ends, the gate shuts, *initial* |
 //! | answer, push | by rules R1, R2, R3, R5, R7: accepted, committed, and only then the gate is raised |
 //! | acknowledgement | the mark moves; a gap goes back to it |
+//! | tuned | the configuration was read again: what is asked for, read and synced from now on |
 //! | command | applied, committed, acknowledged; a repeat gets the stored outcome |
 //! | connected | status, registration or outstanding request at once, backlog |
 //!
@@ -105,7 +106,7 @@ pub use durable::{
 };
 pub use effects::{Commit, Disagreement, Effects, Load, Notice, Outgoing, Up};
 pub use gate::GateState;
-pub use input::{Input, Now, Reading};
+pub use input::{Input, Now, Reading, Tuning};
 pub use view::StatusView;
 
 use credit::Asking;
@@ -294,6 +295,7 @@ impl Agent {
                 }
             }
             Input::ReturnSim => self.on_return(),
+            Input::Tuned(tuning) => self.on_tuned(tuning),
             Input::Shutdown => self.on_shutdown(),
             Input::StoreFailed => self.stopped = true,
         }

@@ -7,7 +7,7 @@ use simquota_shared::units::Octets;
 
 use super::effects::{Disagreement, Effects, Notice, Outgoing, Up};
 use super::gate::GateState;
-use super::{Agent, Change};
+use super::{Agent, Change, Tuning};
 
 /// One connect budget per step of this timer, and what it is (DESIGN section 4, "Allowance").
 pub(super) const BUDGET_MS: u64 = 15 * 60 * 1000;
@@ -150,6 +150,23 @@ impl Agent {
             self.asking.wish = None;
         }
         self.outbox.retry_ms = None;
+    }
+
+    pub(super) fn on_tuned(&mut self, tuning: Tuning) {
+        let Tuning {
+            want,
+            sync_octets,
+            poll_ms,
+            shutdown_ms,
+        } = tuning;
+        let config = &mut self.config;
+        config.want = want;
+        config.sync_octets = sync_octets;
+        config.poll_ms = poll_ms;
+        config.shutdown_ms = shutdown_ms;
+        // What was planned may lie far beyond the new interval.
+        let soonest_ms = self.now.mono_ms.saturating_add(poll_ms.max(1));
+        self.poll_ms = self.poll_ms.min(soonest_ms);
     }
 
     pub(super) fn on_return(&mut self) {

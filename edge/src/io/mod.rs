@@ -2,10 +2,12 @@
 //!
 //! The agent's decisions live elsewhere and are pure; nothing here decides about quota.
 
+pub mod channel;
 pub mod clock;
 pub mod counter;
 pub mod folder;
 pub mod gate;
+pub mod hook;
 pub mod keyfile;
 pub mod link;
 pub mod mirror;
@@ -14,6 +16,7 @@ mod netlink;
 pub mod post;
 pub mod record;
 pub mod recover;
+pub mod service;
 pub mod store;
 pub mod tls;
 pub mod trace;

@@ -12,6 +12,7 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage, Stats64};
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -20,9 +21,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Message and attribute numbers of `linux/rtnetlink.h` and `linux/if_link.h`: kernel ABI, fixed.
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
+const RTM_NEWROUTE: u16 = 24;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_STATS64: u16 = 23;
 const LINK_HEADER_OCTETS: usize = 16;
+const ROUTE_HEADER_OCTETS: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_MULTIPATH: u16 = 9;
+/// `struct rtnexthop`: its length, flags, hops, interface.
+const NEXT_HOP_OCTETS: usize = 8;
+const RT_TABLE_LOCAL: u8 = 255;
+const RTN_UNICAST: u8 = 1;
 /// `IFNAMSIZ` less the final zero: a longer name can't exist.
 pub(super) const NAME_OCTETS_MAX: usize = 15;
 /// Room for the largest datagram that the kernel makes for links.
@@ -88,16 +98,42 @@ impl Inquiry {
 
     /// The names of all links, in the kernel's order.
     pub(super) fn names(&mut self) -> io::Result<Vec<String>> {
-        let links = self.ask(LinkMessage::default(), NLM_F_REQUEST | NLM_F_DUMP)?;
-        Ok(links.into_iter().map(|link| link.name).collect())
+        Ok(self.links()?.into_iter().map(|link| link.name).collect())
+    }
+
+    /// All links, in the kernel's order.
+    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+        self.ask(LinkMessage::default(), NLM_F_REQUEST | NLM_F_DUMP)
+    }
+
+    /// The interfaces that a route to somewhere leaves by, one entry for each route.
+    pub(super) fn routed(&mut self) -> io::Result<Vec<u32>> {
+        let question = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let found = self.inquire(
+            question,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            RTM_NEWROUTE,
+            leaves_by,
+        )?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     fn ask(&mut self, question: LinkMessage, flags: u16) -> io::Result<Vec<Link>> {
+        let question = RouteNetlinkMessage::GetLink(question);
+        self.inquire(question, flags, RTM_NEWLINK, decode)
+    }
+
+    /// Asks, and decodes each answer of that kind.
+    fn inquire<T>(
+        &mut self,
+        question: RouteNetlinkMessage,
+        flags: u16,
+        kind: u16,
+        decode: impl Fn(&[u8]) -> io::Result<Option<T>>,
+    ) -> io::Result<Vec<T>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::new(
-            NetlinkHeader::default(),
-            NetlinkPayload::from(RouteNetlinkMessage::GetLink(question)),
-        );
+        let mut message =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(question));
         message.header.flags = flags;
         message.header.sequence_number = self.sequence;
         message.finalize();
@@ -106,7 +142,7 @@ impl Inquiry {
         self.socket.send(&bytes, 0)?;
 
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-        let mut links = Vec::new();
+        let mut found = Vec::new();
         loop {
             await_answer(&self.socket)?;
             receive(&self.socket, &mut self.buffer)?;
@@ -117,13 +153,13 @@ impl Inquiry {
                     continue;
                 }
                 match message.message_type() {
-                    NLMSG_DONE => return Ok(links),
+                    NLMSG_DONE => return Ok(found),
                     NLMSG_ERROR => refused(message.payload())?,
-                    RTM_NEWLINK => links.extend(decode(message.payload())?),
+                    answer if answer == kind => found.extend(decode(message.payload())?),
                     _ => {}
                 }
                 if !dump {
-                    return Ok(links);
+                    return Ok(found);
                 }
             }
         }
@@ -234,6 +270,42 @@ pub(super) fn decode(payload: &[u8]) -> io::Result<Option<Link>> {
         running: header.flags.contains(LinkFlags::Up | LinkFlags::Running),
         counters,
     }))
+}
+
+/// The interfaces that a route leaves by; none if it leads nowhere that a broker could be.
+///
+/// Of a route only the header, the destination and the interfaces are looked at.
+fn leaves_by(payload: &[u8]) -> io::Result<Option<Vec<u32>>> {
+    let Some((header, attributes)) = payload.split_at_checked(ROUTE_HEADER_OCTETS) else {
+        return Err(damaged("a route without its header"));
+    };
+    let (table, kind) = (header.get(4), header.get(7));
+    if table == Some(&RT_TABLE_LOCAL) || kind != Some(&RTN_UNICAST) {
+        return Ok(None);
+    }
+    let index = |octets: &[u8]| octets.first_chunk().copied().map(u32::from_ne_bytes);
+    let mut found = Vec::new();
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.map_err(damaged)?;
+        match attribute.kind() {
+            // Every interface has fe80::/10 as soon as it is up, wherever it leads.
+            RTA_DST if matches!(attribute.value(), [0xfe, second, ..] if attribute.value().len() == 16 && second & 0xc0 == 0x80) => {
+                return Ok(None);
+            }
+            RTA_OIF => found.extend(index(attribute.value())),
+            RTA_MULTIPATH => {
+                let mut rest = attribute.value();
+                while let Some(hop) = rest.get(..NEXT_HOP_OCTETS) {
+                    found.extend(hop.get(4..).and_then(index));
+                    let octets = hop.first_chunk().copied().map(u16::from_ne_bytes);
+                    let octets = usize::from(octets.unwrap_or(0)).max(NEXT_HOP_OCTETS);
+                    rest = rest.get(octets.saturating_add(3) & !3..).unwrap_or(&[]);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(found))
 }
 
 /// What an `NLMSG_ERROR` says; code 0 is a yes.
