@@ -10,6 +10,7 @@
 mod access;
 mod auditor;
 mod broker;
+mod channels;
 mod demo;
 mod events;
 mod flood;
@@ -27,6 +28,7 @@ mod protocol;
 mod refused;
 mod remainder;
 mod rules;
+mod service;
 mod simulator;
 mod tidy;
 mod tls;

@@ -69,6 +69,8 @@ pub enum Input {
     ZoneChanged(ZoneId),
     /// The device leaves the cloud SIM for another network (S33).
     LeaveSim,
+    /// The SIM's link is gone or down, unasked (S5); the rest is as with [`Input::LeaveSim`].
+    LoseSim,
     /// The device is on the cloud SIM again.
     ReturnSim,
     /// The configuration was read again.

@@ -95,7 +95,7 @@ mod tests;
 
 use simquota_shared::ids::{ChannelId, Iccid, ZoneId};
 use simquota_shared::message::usage::flag;
-use simquota_shared::message::{Closes, Kind, Reason};
+use simquota_shared::message::Closes;
 use simquota_shared::units::{Boot, Epoch, Octets};
 
 pub use batch::{OCTETS_MAX as BATCH_OCTETS_MAX, ROWS_MAX as BATCH_ROWS_MAX, batch};
@@ -166,6 +166,8 @@ pub struct Agent {
     started_ms: u64,
     booting: bool,
     off: bool,
+    /// The SIM is being left because its link was lost.
+    lost: bool,
     change: Option<Change>,
     report_asked: bool,
     /// The next row begins a batch.
@@ -235,6 +237,7 @@ impl Agent {
             started_ms,
             booting: true,
             off: false,
+            lost: false,
             change: None,
             report_asked: false,
             apart: false,
@@ -289,11 +292,8 @@ impl Agent {
                     self.change = Some(Change::Zone(zone));
                 }
             }
-            Input::LeaveSim => {
-                if !self.off && self.shutting.is_none() {
-                    self.asking.wish = Some((Kind::Final, Reason::SWITCH));
-                }
-            }
+            Input::LeaveSim => self.on_leave(false),
+            Input::LoseSim => self.on_leave(true),
             Input::ReturnSim => self.on_return(),
             Input::Tuned(tuning) => self.on_tuned(tuning),
             Input::Shutdown => self.on_shutdown(),

@@ -169,6 +169,13 @@ impl Agent {
         self.poll_ms = self.poll_ms.min(soonest_ms);
     }
 
+    pub(super) fn on_leave(&mut self, lost: bool) {
+        if !self.off && self.shutting.is_none() {
+            self.lost = lost;
+            self.asking.wish = Some((Kind::Final, Reason::SWITCH));
+        }
+    }
+
     pub(super) fn on_return(&mut self) {
         if self.off && self.shutting.is_none() {
             self.off = false;
