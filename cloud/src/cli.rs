@@ -266,6 +266,9 @@ struct EnrolArgs {
     /// The batch that admits it
     #[arg(long = "batch", value_name = "BATCH", required = true)]
     of: Option<EnrolmentId>,
+    /// The broker as the device reaches it, for `simquota-edge provision`: mqtts://HOST:PORT, or mqtt:// without TLS
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -412,7 +415,12 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Balance(balance) => record::balance(common, &balance),
         Command::Export(export) => record::export(common, &export),
         Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
-        Command::Enrol(EnrolArgs { batch, device, of }) => match (batch, device, of) {
+        Command::Enrol(EnrolArgs {
+            batch,
+            device,
+            of,
+            to,
+        }) => match (batch, device, of) {
             (Some(EnrolCommand::Batch(command)), _, _) => match command {
                 BatchCommand::Create {
                     batch,
@@ -430,7 +438,9 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
                 BatchCommand::Close { batch, days } => access::close_batch(common, &batch, days),
                 BatchCommand::Revoke { batch } => access::revoke_batch(common, &batch),
             },
-            (None, Some(device), Some(batch)) => enrol::print_string(common, &device, &batch),
+            (None, Some(device), Some(batch)) => {
+                enrol::print_string(common, &device, &batch, to.as_deref())
+            }
             (None, _, _) => {
                 anyhow::bail!("name a device and its batch: see `simquota-cloud enrol --help`")
             }

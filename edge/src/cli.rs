@@ -3,10 +3,12 @@
 mod check;
 mod gate;
 mod outbox;
+mod provision;
 mod record;
 mod run;
 mod status;
 mod table;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -17,6 +19,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Config, ConfigError, DEFAULTS};
 
@@ -29,6 +32,7 @@ const EXIT_MISTAKE: u8 = 2;
     version,
     about = "Meters a cloud SIM, asks for prepaid quota before traffic flows, and reports over MQTT.",
     after_help = "Begin with:
+  simquota-edge provision < enrolment     writes edge.toml and edge.key from the line that the cloud printed; or
   simquota-edge config > edge.toml        all keys, explained; then set broker.host and source.interface
   simquota-edge check                     says what is missing, and what to do about it
   simquota-edge run                       meters until it is told to end (Ctrl-C, SIGTERM)
@@ -41,10 +45,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write configuration and key file from the enrolment string that the cloud printed.
+    Provision(provision::Provision),
     /// Run the agent.
     Run(run::Run),
     /// Show how the agent is, running or not.
     Status(status::Status),
+    /// Show what was used, by hour, day or month.
+    Usage(usage::Usage),
     /// Show what the cloud has not acknowledged yet.
     Outbox(outbox::Outbox),
     /// Look for what is missing or wrong, and say what to do.
@@ -58,7 +66,7 @@ enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ConfigFile {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "edge.toml")]
@@ -82,8 +90,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Provision(provision) => provision.run(),
         Command::Run(run) => run.run(),
         Command::Status(status) => status.run(),
+        Command::Usage(usage) => usage.run(),
         Command::Outbox(outbox) => outbox.run(),
         Command::Gate(gate) => gate.run(),
         Command::Check(check) => check.run(),
@@ -126,21 +136,35 @@ fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends the log to stderr. RUST_LOG goes before `filter`.
-fn start_log(filter: &str) -> anyhow::Result<()> {
+/// What the log shows; it can be changed while it runs.
+struct Log(reload::Handle<Targets, Registry>);
+
+impl Log {
+    /// RUST_LOG goes before `filter`, as at the start.
+    fn show(&self, filter: &str) -> anyhow::Result<()> {
+        Ok(self.0.reload(shown(filter)?)?)
+    }
+}
+
+fn shown(filter: &str) -> anyhow::Result<Targets> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|set| !set.is_empty());
-    let filter: Targets = wanted
+    wanted
         .as_deref()
         .unwrap_or(filter)
         .parse()
-        .context("the log filter is not usable: write error, warn, info, debug or trace")?;
+        .context("the log filter is not usable: write error, warn, info, debug or trace")
+}
+
+/// Sends the log to stderr. RUST_LOG goes before `filter`.
+fn start_log(filter: &str) -> anyhow::Result<Log> {
+    let (filter, handle) = reload::Layer::new(shown(filter)?);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // A log that was set up before, by a test that runs this in its own process, stays.
     let _ = tracing_subscriber::registry()
-        .with(lines)
         .with(filter)
+        .with(lines)
         .try_init();
-    Ok(())
+    Ok(Log(handle))
 }

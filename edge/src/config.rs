@@ -34,11 +34,13 @@ pub struct Config {
     pub log: String,
     pub clock: ClockKind,
     pub broker: Broker,
+    pub channels: Channels,
     pub source: Source,
     pub gate: Gate,
     pub quota: Quota,
     pub store: Store,
     pub device_info: DeviceInfo,
+    pub sim: Sim,
     pub end: End,
 }
 
@@ -64,6 +66,15 @@ pub struct Broker {
     pub certificate_file: PathBuf,
     pub certificate_key_file: PathBuf,
     pub keep_alive_s: u16,
+}
+
+/// `[channels]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "edge.toml says what each key means")]
+pub struct Channels {
+    pub order: Vec<String>,
+    pub leave_s: u64,
 }
 
 /// `[source]`
@@ -156,6 +167,14 @@ pub struct DeviceInfo {
     pub firmware: String,
     pub iccid: String,
     pub zone: String,
+}
+
+/// `[sim]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "edge.toml says what each key means")]
+pub struct Sim {
+    pub hook: Vec<String>,
 }
 
 /// `[end]`

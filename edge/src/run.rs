@@ -11,11 +11,13 @@
 //! two another one begins on what the store holds, over a new connection, because the broker learns the will of the
 //! new start only that way.
 
+mod channels;
 mod life;
 mod line;
 mod metering;
 mod notice;
 mod queue;
+mod reload;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,8 @@ use world::Machine;
 /// A store that failed is opened again after 1 s, doubling to 30 s.
 const REOPEN_MS_FIRST: u64 = 1_000;
 const REOPEN_MS_MAX: u64 = 30_000;
+/// What reading a long journal again may take, for the service manager.
+const OPEN_WITHIN_S: u64 = 120;
 /// A life that lasted this long was a good one.
 const GOOD_LIFE_MS: u64 = 60_000;
 
@@ -107,6 +111,7 @@ impl Ended {
 pub fn run(settings: &Settings, orders: Orders, runtime: &Handle) -> Result<Ended, RunError> {
     let span = tracing::info_span!("edge", device = %settings.enrolment.device);
     let _entered = span.enter();
+    orders.service.slow_start(OPEN_WITHIN_S);
     let folder = Folder::take(&settings.data)?;
     let opened = recover::open(&folder, fresh_epoch()?, &settings.agent.zone)?;
     let (mut machine, mut state) = Machine::new(settings, orders, runtime, opened)?;
@@ -138,7 +143,7 @@ pub fn run(settings: &Settings, orders: Orders, runtime: &Handle) -> Result<Ende
 
 /// Opens the store again until that works. The gate is shut meanwhile.
 fn reopen(
-    machine: &mut Machine<'_>,
+    machine: &mut Machine,
     folder: &Folder,
     mut error: StoreError,
     wait_ms: &mut u64,

@@ -3,6 +3,8 @@
 //! They are made by a test and gone when it ends. The far end reaches brokers of this process through a relay, because
 //! a socket belongs to the namespace that it was made in, whoever uses it later.
 
+mod second;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,6 +17,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
+
+pub use second::{BROKER_IP, OTHER};
 
 /// The interface of the SIM, in the device.
 pub const SIM: &str = "wwan0";
@@ -209,19 +213,7 @@ impl Lab {
     pub fn relay(&self, to: u16) -> anyhow::Result<u16> {
         let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
         let port = listener.local_addr()?.port();
-        thread::spawn(move || {
-            while let Ok((near, _)) = listener.accept() {
-                let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else {
-                    continue;
-                };
-                let _ = near.set_nodelay(true);
-                let _ = broker.set_nodelay(true);
-                if let (Ok(near2), Ok(broker2)) = (near.try_clone(), broker.try_clone()) {
-                    thread::spawn(move || pass_on(near, broker));
-                    thread::spawn(move || pass_on(broker2, near2));
-                }
-            }
-        });
+        pass_on_from(listener, to);
         Ok(port)
     }
 
@@ -273,6 +265,23 @@ impl Lab {
         anyhow::ensure!(from.ip() == IpAddr::V4(DEVICE_IP));
         Ok((near, far))
     }
+}
+
+/// Relays whoever comes to a port of this process's loopback.
+fn pass_on_from(listener: TcpListener, to: u16) {
+    thread::spawn(move || {
+        while let Ok((near, _)) = listener.accept() {
+            let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else {
+                continue;
+            };
+            let _ = near.set_nodelay(true);
+            let _ = broker.set_nodelay(true);
+            if let (Ok(near2), Ok(broker2)) = (near.try_clone(), broker.try_clone()) {
+                thread::spawn(move || pass_on(near, broker));
+                thread::spawn(move || pass_on(broker2, near2));
+            }
+        }
+    });
 }
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream) {

@@ -10,6 +10,7 @@
 mod access;
 mod auditor;
 mod broker;
+mod channels;
 mod demo;
 mod events;
 mod flood;
@@ -28,6 +29,7 @@ mod refused;
 mod remainder;
 mod resumption;
 mod rules;
+mod service;
 mod simulator;
 mod tampered;
 mod tidy;

@@ -241,7 +241,7 @@ fn usage_words(usage: &Usage, moves: &[Move]) -> String {
         (flag::RESET, "counter began anew"),
         (flag::CLOCK_UNSURE, "time unsure"),
         (flag::OVERRUN, "past the ceiling"),
-        (flag::UNCLEAN, "after an unexpected stop"),
+        (flag::UNCLEAN, "unexpected stop"),
     ] {
         if usage.flags & bit != 0 {
             words.push_str(&format!(" [{name}]"));

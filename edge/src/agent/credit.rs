@@ -245,8 +245,10 @@ impl Agent {
     /// Makes the wished *initial* or *final* (rule R2).
     pub(super) fn cut(&mut self, kind: Kind, reason: Reason) {
         self.asking.wish = None;
+        let lost = std::mem::take(&mut self.lost);
         self.close_row(match reason {
             Reason::SHUTDOWN => flag::SHUTDOWN,
+            Reason::SWITCH if lost => flag::SWITCH | flag::UNCLEAN,
             Reason::SWITCH => flag::SWITCH,
             _ => 0,
         });
@@ -272,7 +274,7 @@ impl Agent {
         }
         if reason == Reason::SWITCH {
             self.off = true;
-            if self.elsewhere {
+            if !lost {
                 self.meter.leave();
             }
         }

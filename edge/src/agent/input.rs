@@ -2,6 +2,7 @@
 
 use simquota_shared::ids::{ChannelId, Iccid, ZoneId};
 use simquota_shared::message::{Command, CreditAnswer, RegisterAnswer, UsageAck};
+use simquota_shared::units::Octets;
 
 use super::durable::{Identity, Row};
 
@@ -28,6 +29,16 @@ pub struct Reading {
     /// Octets that the SIM delivered and the gate dropped, since the gate's table was made, perhaps by a process before
     /// this one. They are part of `down`: nothing could stop them.
     pub dropped: u64,
+}
+
+/// What of [`AgentConfig`](super::AgentConfig) can change while the agent runs. It is named there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in AgentConfig")]
+pub struct Tuning {
+    pub want: Octets,
+    pub sync_octets: Octets,
+    pub poll_ms: u64,
+    pub shutdown_ms: u64,
 }
 
 /// Everything that can happen to the agent. The shell has decoded and verified messages before.
@@ -61,11 +72,13 @@ pub enum Input {
     ZoneChanged(ZoneId),
     /// The device leaves the cloud SIM for another network (S33), which may use the same counter meanwhile.
     LeaveSim,
-    /// The SIM's interface is gone or renamed (S33). Nothing else uses its counter: if it comes back as the same one, all
-    /// that it shows is the SIM's.
-    SimGone,
+    /// The SIM's link is gone, renamed or down, unasked (S5). Nothing else uses its counter: if it comes back as the same
+    /// one, all that it shows is the SIM's. The rest is as with [`Input::LeaveSim`].
+    LoseSim,
     /// The device is on the cloud SIM again.
     ReturnSim,
+    /// The configuration was read again.
+    Tuned(Tuning),
     /// The agent is to end in order.
     Shutdown,
     /// A commit failed: what this agent believes is no longer what the store holds. It shuts the gate and does

@@ -49,6 +49,7 @@
 //! | zone or SIM changed | the row ends, the gate shuts, *initial* |
 //! | answer, push | by rules R1, R2, R3, R5, R7: accepted, committed, and only then the gate is raised |
 //! | acknowledgement | the mark moves; a gap goes back to it |
+//! | tuned | the configuration was read again: what is asked for, read and synced from now on |
 //! | command | applied, committed, acknowledged; a repeat gets the stored outcome |
 //! | connected | status, registration or outstanding request at once, backlog |
 //!
@@ -106,7 +107,7 @@ pub use durable::{
 };
 pub use effects::{Commit, Disagreement, Effects, Load, Notice, Outgoing, Up};
 pub use gate::GateState;
-pub use input::{Input, Now, Reading};
+pub use input::{Input, Now, Reading, Tuning};
 pub use view::StatusView;
 
 use credit::Asking;
@@ -170,8 +171,8 @@ pub struct Agent {
     booting: bool,
     /// Not on the SIM.
     off: bool,
-    /// Another network may use the SIM's counter since it was left.
-    elsewhere: bool,
+    /// The SIM is being left because its link was lost.
+    lost: bool,
     change: Option<Change>,
     report_asked: bool,
     /// The next row begins a batch.
@@ -243,7 +244,7 @@ impl Agent {
             started_ms,
             booting: true,
             off: false,
-            elsewhere: false,
+            lost: false,
             change: None,
             report_asked: false,
             apart: false,
@@ -298,16 +299,10 @@ impl Agent {
                     self.change = Some(Change::Zone(zone));
                 }
             }
-            Input::LeaveSim => {
-                self.elsewhere = true;
-                if self.off {
-                    self.meter.leave();
-                    self.dirty = true;
-                }
-                self.leave_sim();
-            }
-            Input::SimGone => self.leave_sim(),
+            Input::LeaveSim => self.on_leave(false),
+            Input::LoseSim => self.on_leave(true),
             Input::ReturnSim => self.on_return(),
+            Input::Tuned(tuning) => self.on_tuned(tuning),
             Input::Shutdown => self.on_shutdown(),
             Input::StoreFailed => self.stopped = true,
         }

@@ -7,7 +7,7 @@ use simquota_shared::units::Octets;
 
 use super::effects::{Disagreement, Effects, Notice, Outgoing, Up};
 use super::gate::GateState;
-use super::{Agent, Change};
+use super::{Agent, Change, Tuning};
 
 /// One connect budget per step of this timer, and what it is (DESIGN section 4, "Allowance").
 pub(super) const BUDGET_MS: u64 = 15 * 60 * 1000;
@@ -153,8 +153,31 @@ impl Agent {
         self.outbox.retry_ms = None;
     }
 
-    pub(super) fn leave_sim(&mut self) {
+    pub(super) fn on_tuned(&mut self, tuning: Tuning) {
+        let Tuning {
+            want,
+            sync_octets,
+            poll_ms,
+            shutdown_ms,
+        } = tuning;
+        let config = &mut self.config;
+        config.want = want;
+        config.sync_octets = sync_octets;
+        config.poll_ms = poll_ms;
+        config.shutdown_ms = shutdown_ms;
+        // What was planned may lie far beyond the new interval.
+        let soonest_ms = self.now.mono_ms.saturating_add(poll_ms.max(1));
+        self.poll_ms = self.poll_ms.min(soonest_ms);
+    }
+
+    pub(super) fn on_leave(&mut self, lost: bool) {
+        if self.off && !lost {
+            // It was lost, and now another network has it.
+            self.meter.leave();
+            self.dirty = true;
+        }
         if !self.off && self.shutting.is_none() {
+            self.lost = lost;
             self.asking.wish = Some((Kind::Final, Reason::SWITCH));
         }
     }
@@ -162,7 +185,6 @@ impl Agent {
     pub(super) fn on_return(&mut self) {
         if self.off && self.shutting.is_none() {
             self.off = false;
-            self.elsewhere = false;
             self.asking.dormant = false;
             self.poll_ms = self.now.mono_ms;
             self.wish_initial(Reason::CONDITION);

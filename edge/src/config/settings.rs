@@ -8,6 +8,7 @@ use simquota_shared::units::{Octets, parse_octets};
 
 use super::{AgentDown, Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
 use crate::agent::AgentConfig;
+use crate::io::channel::{Channel, Order};
 use crate::io::counter::LinkOptions;
 use crate::io::folder::Folder;
 use crate::io::gate::GateKind;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub broker: Broker,
     /// Certificates and keys towards it; `None` connects without TLS.
     pub tls: Option<TlsFiles>,
+    /// Which networks carry the connection to it.
+    pub channels: Order,
     /// The data folder.
     pub data: PathBuf,
     /// Where the status goes.
@@ -42,6 +45,8 @@ pub struct Settings {
     pub retention: Retention,
     /// What the pure agent is told. Its jitter is drawn at the start.
     pub agent: AgentConfig,
+    /// The program that hears of SIMs, with its arguments; none without one.
+    pub sim_hook: Vec<String>,
     /// End with the trace.
     pub exit_at_end: bool,
     /// Close the meter when the end is asked for.
@@ -140,6 +145,8 @@ impl Config {
         Ok(Settings {
             broker: self.checked_broker(&check)?,
             tls: self.tls(&check)?,
+            channels: self.order(&check)?,
+            sim_hook: self.sim.hook.clone(),
             status_file: status,
             agent: self.agent(&check, &enrolment.device, gate.kind())?,
             retention: Retention {
@@ -213,6 +220,40 @@ impl Config {
             Ok(_) => Ok(Some(files)),
             Err(error) => Err(check.value("broker.tls", error.to_string())),
         }
+    }
+
+    fn order(&self, check: &Check<'_>) -> Result<Order, ConfigError> {
+        let wrong = |why: String| Err(check.value("channels.order", why));
+        let mut channels: Vec<Channel> = Vec::new();
+        for name in &self.channels.order {
+            let fits = (1..=15).contains(&name.len()) && !name.contains(['/', ' ', '"']);
+            if !fits {
+                return wrong(format!(
+                    "`{name}` is no interface: use \"sim\" or a name such as \"wlan0\""
+                ));
+            }
+            let channel = match (name.as_str(), self.source.kind) {
+                ("sim", SourceKind::Interface) => Channel::sim(&self.source.interface),
+                ("sim", SourceKind::Trace) => {
+                    return wrong("a trace carries nothing: name real interfaces only".to_owned());
+                }
+                (name, _) => Channel::other(name),
+            };
+            if channels
+                .iter()
+                .any(|other| other.interface == channel.interface)
+            {
+                return wrong(format!(
+                    "{} is in it twice: leave one out",
+                    channel.interface
+                ));
+            }
+            channels.push(channel);
+        }
+        Ok(Order {
+            channels,
+            leave_ms: self.channels.leave_s.saturating_mul(1000),
+        })
     }
 
     fn metered(&self, check: &Check<'_>, data: &Path) -> Result<Metered, ConfigError> {

@@ -132,6 +132,12 @@ impl Folder {
         self.path.join("store")
     }
 
+    /// Whether an agent ever ran in that folder.
+    #[must_use]
+    pub fn holds_a_store(path: &Path) -> bool {
+        path.join("store").exists()
+    }
+
     /// Where a trace source keeps its counter.
     #[must_use]
     pub fn trace_state(path: &Path) -> PathBuf {

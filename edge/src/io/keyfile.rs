@@ -103,6 +103,78 @@ impl Enrolment {
     }
 }
 
+/// What a device needs to begin with: the line for its key file, and the broker.
+///
+/// `csim1:DEVICE:BATCH/GENERATION:KEY@mqtts://HOST:PORT`; `mqtt://` is without TLS. The port is 8883, or 1883 without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolmentString {
+    /// Who the device is.
+    pub enrolment: Enrolment,
+    /// The broker's host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// With TLS.
+    pub tls: bool,
+}
+
+impl std::str::FromStr for EnrolmentString {
+    /// What is wrong with it and what to do; no part of the key is in it.
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<EnrolmentString, String> {
+        let advice = "give the line that `simquota-cloud enrol DEVICE --batch BATCH --to mqtts://HOST` printed";
+        let wrong = |why: String| format!("this is no enrolment string ({why}): {advice}");
+        let (line, url) = text
+            .trim()
+            .split_once('@')
+            .ok_or_else(|| wrong("it names no broker".to_owned()))?;
+        let enrolment = parse(line).map_err(wrong)?;
+        let (host, port, tls) = broker(url).map_err(wrong)?;
+        Ok(EnrolmentString {
+            enrolment,
+            host,
+            port,
+            tls,
+        })
+    }
+}
+
+/// Host, port and whether with TLS.
+fn broker(url: &str) -> Result<(String, u16, bool), String> {
+    let (scheme, place) = url
+        .split_once("://")
+        .ok_or("the broker is not mqtts://HOST:PORT")?;
+    let (tls, usual) = match scheme {
+        "mqtts" => (true, 8883),
+        "mqtt" => (false, 1883),
+        _ => return Err("the broker begins with neither mqtts:// nor mqtt://".to_owned()),
+    };
+    let place = place.trim_end_matches('/');
+    // An IPv6 address stands in brackets.
+    let (host, port) = match place
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => match place.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (place, None),
+        },
+    };
+    let port = port.map_or(Ok(usual), |port| {
+        port.parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or("the broker's port is not a number from 1 to 65535")
+    })?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || !host.chars().all(plain) {
+        return Err("the broker has no host, or one with strange characters".to_owned());
+    }
+    Ok((host.to_owned(), port, tls))
+}
+
 fn parse(text: &str) -> Result<Enrolment, String> {
     let mut parts = text.trim().split(':');
     let mut next = |what: &str| parts.next().ok_or_else(|| format!("the {what} is missing"));
@@ -182,6 +254,41 @@ mod tests {
             let (_dir, path) = file(&enrolment().line(), mode);
             let text = Enrolment::read(&path).unwrap_err().to_string();
             assert!(text.contains("chmod 600"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_enrolment_string_names_the_broker_too() {
+        let line = enrolment().line().trim().to_owned();
+        for (url, host, port, tls) in [
+            ("mqtts://mqtt.example.com", "mqtt.example.com", 8883, true),
+            (
+                "mqtts://mqtt.example.com:443/",
+                "mqtt.example.com",
+                443,
+                true,
+            ),
+            ("mqtt://10.0.0.1:1884", "10.0.0.1", 1884, false),
+            ("mqtt://[fe80::1]:1884", "fe80::1", 1884, false),
+        ] {
+            let provision: EnrolmentString = format!("{line}@{url}\n").parse().unwrap();
+            assert_eq!(provision.enrolment, enrolment());
+            let found = (provision.host.as_str(), provision.port, provision.tls);
+            assert_eq!(found, (host, port, tls));
+        }
+        for (end, says) in [
+            ("", "names no broker"),
+            ("@http://x", "neither mqtts"),
+            ("@mqtts://", "no host"),
+            ("@mqtts://a b", "strange"),
+            ("@mqtts://a:0", "1 to 65535"),
+            ("0@mqtts://a", "64 hexadecimal"),
+        ] {
+            let said = format!("{line}{end}")
+                .parse::<EnrolmentString>()
+                .unwrap_err();
+            assert!(said.contains(says), "{end}: {said}");
+            assert!(!said.contains(&"ab".repeat(32)), "{said}");
         }
     }
 

@@ -18,10 +18,12 @@
 //! | damaged stores moved aside | 3 | *the newest takes the last one's place* | the log | `recover::…only_three_are_kept` |
 
 mod attempt;
+pub mod channel;
 pub mod clock;
 pub mod counter;
 pub mod folder;
 pub mod gate;
+pub mod hook;
 pub mod keyfile;
 pub mod link;
 pub mod mirror;
@@ -30,6 +32,7 @@ mod netlink;
 pub mod post;
 pub mod record;
 pub mod recover;
+pub mod service;
 pub mod store;
 pub mod tls;
 pub mod trace;

@@ -20,11 +20,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_GETROUTE: u16 = 26;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_STATS64: u16 = 23;
 const MESSAGE_HEADER_OCTETS: usize = 16;
 const LINK_HEADER_OCTETS: usize = 16;
 const ATTRIBUTE_HEADER_OCTETS: usize = 4;
+const ROUTE_HEADER_OCTETS: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_MULTIPATH: u16 = 9;
+/// `struct rtnexthop`: its length, flags, hops, interface.
+const NEXT_HOP_OCTETS: usize = 8;
+const RT_TABLE_LOCAL: u8 = 255;
+const RTN_UNICAST: u8 = 1;
 /// `IFNAMSIZ` less the final zero: a longer name can't exist.
 pub(super) const NAME_OCTETS_MAX: usize = 15;
 /// Room for the largest datagram that the kernel makes for links.
@@ -77,7 +86,7 @@ impl Inquiry {
         if name.is_empty() || name.len() > NAME_OCTETS_MAX {
             return Ok(None);
         }
-        match self.ask(Some(name), NLM_F_REQUEST) {
+        match self.ask(RTM_GETLINK, &named(name), NLM_F_REQUEST, decode) {
             Ok(links) => Ok(links.into_iter().next()),
             Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
             Err(error) => Err(error),
@@ -86,17 +95,37 @@ impl Inquiry {
 
     /// The names of all links, in the kernel's order.
     pub(super) fn names(&mut self) -> io::Result<Vec<String>> {
-        let links = self.ask(None, NLM_F_REQUEST | NLM_F_DUMP)?;
-        Ok(links.into_iter().map(|link| link.name).collect())
+        Ok(self.links()?.into_iter().map(|link| link.name).collect())
     }
 
-    fn ask(&mut self, name: Option<&str>, flags: u16) -> io::Result<Vec<Link>> {
+    /// All links, in the kernel's order.
+    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let empty = [0; LINK_HEADER_OCTETS];
+        self.ask(RTM_GETLINK, &empty, NLM_F_REQUEST | NLM_F_DUMP, decode)
+    }
+
+    /// The interfaces that a route to somewhere leaves by, one entry for each route.
+    pub(super) fn routed(&mut self) -> io::Result<Vec<u32>> {
+        let empty = [0; ROUTE_HEADER_OCTETS];
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let found = self.ask(RTM_GETROUTE, &empty, flags, leaves_by)?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Asks with a message of that kind and body, and decodes each answer: its kind is always two below.
+    fn ask<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        flags: u16,
+        decode: impl Fn(&[u8]) -> io::Result<Option<T>>,
+    ) -> io::Result<Vec<T>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let bytes = question(name, flags, self.sequence);
+        let bytes = question(kind, body, flags, self.sequence);
         self.socket.send(&bytes, 0)?;
 
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-        let mut links = Vec::new();
+        let mut found = Vec::new();
         loop {
             await_answer(&self.socket)?;
             receive(&self.socket, &mut self.buffer)?;
@@ -107,43 +136,47 @@ impl Inquiry {
                     continue;
                 }
                 match message.message_type() {
-                    NLMSG_DONE => return Ok(links),
+                    NLMSG_DONE => return Ok(found),
                     NLMSG_ERROR => refused(message.payload())?,
-                    RTM_NEWLINK => links.extend(decode(message.payload())?),
+                    answer if answer == kind.wrapping_sub(2) => {
+                        found.extend(decode(message.payload())?)
+                    }
                     _ => {}
                 }
                 if !dump {
-                    return Ok(links);
+                    return Ok(found);
                 }
             }
         }
     }
 }
 
-/// `RTM_GETLINK`: a message header, an empty link header, and the name if one link is meant. Written by hand, because
-/// the library's writer brings every attribute that there is: 100 KiB of a device's program.
-fn question(name: Option<&str>, flags: u16, sequence: u32) -> Vec<u8> {
-    let mut attribute = Vec::new();
-    if let Some(name) = name {
-        // With the final zero. A name is NAME_OCTETS_MAX long at most.
-        let octets = ATTRIBUTE_HEADER_OCTETS + name.len() + 1;
-        attribute.extend(u16::try_from(octets).unwrap_or(u16::MAX).to_ne_bytes());
-        attribute.extend(IFLA_IFNAME.to_ne_bytes());
-        attribute.extend(name.as_bytes());
-        attribute.push(0);
-        attribute.resize(octets.next_multiple_of(4), 0);
-    }
-    let octets = MESSAGE_HEADER_OCTETS + LINK_HEADER_OCTETS + attribute.len();
+/// A message header and the body. Written by hand, because the library's writer brings every attribute that there is:
+/// 100 KiB of a device's program.
+fn question(kind: u16, body: &[u8], flags: u16, sequence: u32) -> Vec<u8> {
+    let octets = MESSAGE_HEADER_OCTETS + body.len();
     let mut bytes = Vec::with_capacity(octets);
     bytes.extend(u32::try_from(octets).unwrap_or(u32::MAX).to_ne_bytes());
-    bytes.extend(RTM_GETLINK.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     // To the kernel.
     bytes.extend(0u32.to_ne_bytes());
-    bytes.extend([0; LINK_HEADER_OCTETS]);
-    bytes.extend(attribute);
+    bytes.extend(body);
     bytes
+}
+
+/// The body of `RTM_GETLINK` for one link: an empty link header, and the name.
+fn named(name: &str) -> Vec<u8> {
+    let mut body = vec![0; LINK_HEADER_OCTETS];
+    // With the final zero. A name is NAME_OCTETS_MAX long at most.
+    let octets = ATTRIBUTE_HEADER_OCTETS + name.len() + 1;
+    body.extend(u16::try_from(octets).unwrap_or(u16::MAX).to_ne_bytes());
+    body.extend(IFLA_IFNAME.to_ne_bytes());
+    body.extend(name.as_bytes());
+    body.push(0);
+    body.resize(LINK_HEADER_OCTETS + octets.next_multiple_of(4), 0);
+    body
 }
 
 /// Waits until the kernel's answer can be read.
@@ -250,6 +283,43 @@ pub(super) fn decode(payload: &[u8]) -> io::Result<Option<Link>> {
         running: header.flags.contains(LinkFlags::Up | LinkFlags::Running),
         counters,
     }))
+}
+
+/// The interfaces that a route leaves by; none if it leads nowhere that a broker could be.
+///
+/// Of a route only the header, the destination and the interfaces are looked at.
+fn leaves_by(payload: &[u8]) -> io::Result<Option<Vec<u32>>> {
+    let Some((header, attributes)) = payload.split_at_checked(ROUTE_HEADER_OCTETS) else {
+        return Err(damaged("a route without its header"));
+    };
+    let (table, kind) = (header.get(4), header.get(7));
+    if table == Some(&RT_TABLE_LOCAL) || kind != Some(&RTN_UNICAST) {
+        return Ok(None);
+    }
+    let index = |octets: &[u8]| octets.first_chunk().copied().map(u32::from_ne_bytes);
+    let mut found = Vec::new();
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.map_err(damaged)?;
+        match attribute.kind() {
+            // Every interface has fe80::/10 as soon as it is up, wherever it leads.
+            RTA_DST if matches!(attribute.value(), [0xfe, second, ..] if attribute.value().len() == 16 && second & 0xc0 == 0x80) =>
+            {
+                return Ok(None);
+            }
+            RTA_OIF => found.extend(index(attribute.value())),
+            RTA_MULTIPATH => {
+                let mut rest = attribute.value();
+                while let Some(hop) = rest.get(..NEXT_HOP_OCTETS) {
+                    found.extend(hop.get(4..).and_then(index));
+                    let octets = hop.first_chunk().copied().map(u16::from_ne_bytes);
+                    let octets = usize::from(octets.unwrap_or(0)).max(NEXT_HOP_OCTETS);
+                    rest = rest.get(octets.saturating_add(3) & !3..).unwrap_or(&[]);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(found))
 }
 
 /// What an `NLMSG_ERROR` says; code 0 is a yes.

@@ -31,7 +31,7 @@ pub(super) enum Ending {
     StoreFailed(StoreError),
 }
 
-impl Machine<'_> {
+impl Machine {
     /// Starts an agent on `state` and runs it to its end. `fresh` is the epoch of a first start.
     pub(super) fn live(
         &mut self,
@@ -58,6 +58,7 @@ impl Machine<'_> {
             "agent started"
         );
         self.connect(&agent)?;
+        self.orders.service.ready();
         let mut ending = false;
         loop {
             self.look(&agent);
@@ -92,6 +93,10 @@ impl Machine<'_> {
         if let Some(inputs) = self.metering.next_link_event() {
             return inputs;
         }
+        let inputs = self.choose_channel(agent);
+        if !inputs.is_empty() {
+            return inputs;
+        }
         // Only a gate that stops something can be met.
         if self.metering.met_gate() && self.gate.kind() == GateKind::Trace && !agent.gate().open {
             return vec![Input::GateBlocked];
@@ -115,6 +120,29 @@ impl Machine<'_> {
             Some(Event::Order(order)) => self.obey(order, ending).into_iter().collect(),
             Some(Event::Broker(number, event)) => self.hear(number, event).into_iter().collect(),
             Some(Event::Gate(event)) => self.at_gate(event, agent),
+            Some(Event::Reload(settings)) => {
+                self.orders.service.reloading();
+                let inputs = self.reload(*settings, agent);
+                self.orders.service.ready();
+                inputs
+            }
+            Some(Event::Channels(now)) => {
+                match now {
+                    Ok(reach) => self.channels.heard(reach, clock::monotonic_ms()),
+                    Err(error) => {
+                        self.channels_failed(&error);
+                        return self.connect_again(agent).into_iter().collect();
+                    }
+                }
+                Vec::new()
+            }
+            Some(Event::Hook(outcome)) => {
+                if let Some(error) = &outcome {
+                    tracing::warn!(error, "the SIM's profile was not handed over");
+                }
+                self.hook_error = outcome;
+                Vec::new()
+            }
             Some(Event::Link) | None => Vec::new(),
         }
     }
@@ -142,9 +170,17 @@ impl Machine<'_> {
     }
 
     fn wait_ms_max(&self, agent: &Agent, now_ms: u64) -> u64 {
+        let feed_ms = self.orders.service.feed_in_ms(now_ms);
+        let choose_ms = self.channels.wake_at_ms(now_ms);
+        let sooner = [feed_ms, choose_ms.map(|at_ms| at_ms.saturating_sub(now_ms))];
+        let most_ms = sooner
+            .into_iter()
+            .flatten()
+            .fold(WAIT_MS_MAX, u64::min)
+            .max(1);
         match self.file.differs(&self.snapshot(agent)) {
-            true => self.file.rest_ms(now_ms).clamp(1, WAIT_MS_MAX),
-            false => WAIT_MS_MAX,
+            true => self.file.rest_ms(now_ms).clamp(1, most_ms),
+            false => most_ms,
         }
     }
 
@@ -153,6 +189,11 @@ impl Machine<'_> {
         match order {
             Order::Shutdown => {
                 *ending = true;
+                let within_ms = self.settings.agent.shutdown_ms;
+                let goodbye_ms = u64::try_from(GOODBYE_WAIT.as_millis()).unwrap_or(GOODBYE_MS);
+                self.orders
+                    .service
+                    .stopping(within_ms.saturating_add(goodbye_ms));
                 if self.settings.close_meter {
                     self.metering.close(clock::monotonic_ms());
                 }
@@ -184,6 +225,8 @@ impl Machine<'_> {
         if self.file.rest_ms(now_ms) == 0 && self.file.differs(&snapshot) {
             self.file.write(now_ms, &snapshot);
         }
+        self.orders.service.feed(now_ms);
+        self.orders.service.status(now_ms, || snapshot.line());
         self.orders.show(snapshot.clone());
         snapshot
     }
@@ -234,10 +277,22 @@ impl Machine<'_> {
         self.store_error = Some(error.to_string());
         let until_ms = clock::monotonic_ms().saturating_add(wait_ms);
         loop {
-            let left_ms = until_ms.saturating_sub(clock::monotonic_ms());
-            match self.orders.wait(Duration::from_millis(left_ms)) {
+            let now_ms = clock::monotonic_ms();
+            let service = &mut self.orders.service;
+            service.feed(now_ms);
+            service.status(now_ms, || format!("the gate is shut: {error}"));
+            let left_ms = until_ms.saturating_sub(now_ms);
+            let wait_ms = service
+                .feed_in_ms(now_ms)
+                .map_or(left_ms, |feed_ms| feed_ms.min(left_ms));
+            match self.orders.wait(Duration::from_millis(wait_ms)) {
                 Some(Event::Order(Order::Shutdown)) => return true,
-                Some(Event::Order(other)) => self.kept.push_back(Event::Order(other)),
+                Some(
+                    later @ (Event::Order(_)
+                    | Event::Channels(_)
+                    | Event::Reload(_)
+                    | Event::Hook(_)),
+                ) => self.kept.push_back(later),
                 // Of a line that was cut; the link watch is asked anyway.
                 Some(Event::Broker(..) | Event::Link | Event::Gate(_)) => {}
                 None => {}

@@ -1,10 +1,12 @@
 //! The line to the broker: one for each life of the agent.
 
+use simquota_shared::ids::ChannelId;
 use tokio::runtime::Handle;
 
 use super::queue::{Inbox, Orders};
 use crate::agent::{Agent, Input, Outgoing, Up};
 use crate::config::Settings;
+use crate::io::channel::Channel;
 use crate::io::mqtt::{self, MqttEvent, Options, OptionsError, PublishError, Publisher, Will};
 use crate::io::post::Post;
 
@@ -19,6 +21,7 @@ pub(super) struct Line {
     inbox: Inbox,
     connected: bool,
     error: Option<String>,
+    channel: Option<ChannelId>,
 }
 
 impl Line {
@@ -26,6 +29,7 @@ impl Line {
     pub(super) fn open(
         number: u64,
         settings: &Settings,
+        channel: Option<&Channel>,
         post: &Post,
         agent: &Agent,
         orders: &Orders,
@@ -45,7 +49,7 @@ impl Line {
             inflight: INFLIGHT,
             // What came while we were away is asked for again, or is retained.
             session_expiry_s: 0,
-            bind_device: None,
+            bind_device: channel.map(|channel| channel.interface.clone()),
         };
         let (deliver, inbox) = orders.broker(number);
         let publisher = mqtt::connect(runtime, options, mqtt::os_random, deliver)?;
@@ -55,11 +59,16 @@ impl Line {
             inbox,
             connected: false,
             error: None,
+            channel: channel.map(|channel| channel.id.clone()),
         })
     }
 
     pub(super) const fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(super) const fn connected(&self) -> bool {
+        self.connected
     }
 
     pub(super) fn error(&self) -> Option<&str> {
@@ -110,10 +119,11 @@ impl Line {
     ) -> Option<Input> {
         match event {
             MqttEvent::Connected { session_present: _ } => {
-                tracing::info!("connected to the broker");
+                let channel = self.channel.as_ref().map(|channel| channel.as_str());
+                tracing::info!(channel, "connected to the broker");
                 self.connected = true;
                 self.error = None;
-                Some(Input::Connected(None))
+                Some(Input::Connected(self.channel.clone()))
             }
             MqttEvent::Disconnected { reason, retry_ms } => {
                 // A broker that stays away is news once.

@@ -176,7 +176,7 @@ impl Metering {
                 let reading = last.map(|last| Input::Reading(self.take(last)));
                 // Another life may have begun, and been read, before the word of this end came.
                 self.last.take_if(|known| known.identity.index == index);
-                reading.into_iter().chain([Input::SimGone]).collect()
+                reading.into_iter().chain([Input::LoseSim]).collect()
             }
             LinkEvent::Failed { reason } => {
                 tracing::error!(
@@ -330,7 +330,7 @@ mod tests {
         let inputs = metering.next_link_event().unwrap();
         // 0 received is the statistics being taken down, not a counter that began anew.
         assert_eq!(shown(inputs.first().unwrap()), (2, 15, 20));
-        assert_eq!(inputs.last(), Some(&Input::SimGone));
+        assert_eq!(inputs.last(), Some(&Input::LoseSim));
         assert_eq!(inputs.len(), 2);
         assert!(metering.next_link_event().is_none());
     }
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(shown(&metering.read(1, Apart::default())), (2, 11, 22));
         assert_eq!(shown(&metering.read(2, Apart::default())), (3, 1, 1));
         // The word of the removal leaves the SIM all the same, and counts nothing a second time.
-        assert_eq!(metering.next_link_event(), Some(vec![Input::SimGone]));
+        assert_eq!(metering.next_link_event(), Some(vec![Input::LoseSim]));
         assert_eq!(metering.next_link_event(), Some(vec![Input::ReturnSim]));
     }
 }

@@ -8,8 +8,12 @@ use std::time::Duration;
 use simquota_shared::ids::{Iccid, ZoneId};
 
 use super::Snapshot;
+use crate::config::Settings;
+use crate::io::channel::Reach;
 use crate::io::gate::nft::TableEvent;
+use crate::io::hook::Outcome;
 use crate::io::mqtt::MqttEvent;
+use crate::io::service::Service;
 
 /// Messages that may wait. Whatever is dropped beyond that is asked for again by the agent's timers.
 const MESSAGES_MAX: usize = 256;
@@ -24,6 +28,12 @@ pub(super) enum Event {
     Link,
     /// Something happened to the gate in the kernel.
     Gate(TableEvent),
+    /// What of the channels can be used.
+    Channels(std::io::Result<Vec<Reach>>),
+    /// The configuration was read again.
+    Reload(Box<Settings>),
+    /// The SIM's hook has ended.
+    Hook(Outcome),
 }
 
 /// What an agent is told by whoever runs it.
@@ -50,6 +60,7 @@ pub struct Orders {
     receiver: Receiver<Event>,
     sender: Sender<Event>,
     seen: Arc<Mutex<Option<Snapshot>>>,
+    pub(super) service: Service,
 }
 
 /// A control and the orders that come through it.
@@ -65,6 +76,7 @@ pub fn channel() -> (Control, Orders) {
         receiver,
         sender,
         seen,
+        service: Service::default(),
     };
     (control, orders)
 }
@@ -95,6 +107,11 @@ impl Control {
         self.send(Order::ZoneChanged(zone));
     }
 
+    /// The configuration was read again: what can change while it runs does, and the log names what can't.
+    pub fn reload(&self, settings: Settings) {
+        let _ = self.sender.send(Event::Reload(Box::new(settings)));
+    }
+
     /// Takes one more reading and counts nothing after it.
     pub fn close_meter(&self) {
         self.send(Order::CloseMeter);
@@ -116,6 +133,13 @@ impl Control {
 }
 
 impl Orders {
+    /// The same, and the service manager hears how it goes.
+    #[must_use]
+    pub fn under(mut self, service: Service) -> Orders {
+        self.service = service;
+        self
+    }
+
     /// The next event; none when the time is over.
     pub(super) fn wait(&self, at_most: Duration) -> Option<Event> {
         // An error is the end of the time: this end holds a sender itself, so the queue is never without one.
@@ -139,6 +163,22 @@ impl Orders {
         let sender = self.sender.clone();
         move |event| {
             let _ = sender.send(Event::Gate(event));
+        }
+    }
+
+    /// What the watch on the channels calls.
+    pub(super) fn channels(&self) -> impl Fn(std::io::Result<Vec<Reach>>) + Send + use<> {
+        let sender = self.sender.clone();
+        move |now| {
+            let _ = sender.send(Event::Channels(now));
+        }
+    }
+
+    /// What the SIM's hook calls at its end.
+    pub(super) fn hook(&self) -> impl FnOnce(Outcome) + Send + use<> {
+        let sender = self.sender.clone();
+        move |outcome| {
+            let _ = sender.send(Event::Hook(outcome));
         }
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use simquota_shared::units::{Octets, human};
 
 use crate::agent::StatusView;
 use crate::io::gate::GateKind;
@@ -44,12 +45,33 @@ pub struct Snapshot {
     pub refused_messages: u64,
     /// Why the store takes no writes.
     pub store_error: Option<String>,
+    /// Why the SIM's hook did not do its work, the last time.
+    pub sim_hook_error: Option<String>,
     /// The agent.
     #[serde(flatten)]
     pub agent: StatusView,
 }
 
 impl Snapshot {
+    /// For the service manager: what a person wants to know first.
+    pub(super) fn line(&self) -> String {
+        let agent = &self.agent;
+        let trouble = [
+            &self.store_error,
+            &self.source_error,
+            &self.gate_error,
+            &self.broker_error,
+        ];
+        let trouble = trouble.into_iter().flatten().next();
+        let left = human(Octets(agent.remaining));
+        let waits = agent.backlog;
+        let state = agent.state;
+        match trouble {
+            Some(trouble) => format!("{state}, {left} left, {waits} rows wait; {trouble}"),
+            None => format!("{state}, {left} left, {waits} rows wait"),
+        }
+    }
+
     /// The same, but for what changes with time alone.
     fn timeless(&self) -> Snapshot {
         let mut timeless = self.clone();

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use simquota_shared::units::Octets;
 use tokio::runtime::Handle;
 
+use super::channels::Channels;
 use super::line::Line;
 use super::metering::Metering;
 use super::queue::{Event, Orders};
@@ -12,10 +13,12 @@ use super::status::{Snapshot, StatusFile};
 use super::{RunError, notice};
 use crate::agent::{Agent, Commit, Durable, GateState, Input, Load, Notice, Now, Outgoing, Row};
 use crate::config::{AgentDown, ClockKind, GateSettings, Settings};
+use crate::io::channel::ChannelWatch;
 use crate::io::clock;
 use crate::io::gate::command::CommandGate;
 use crate::io::gate::nft::NftGate;
 use crate::io::gate::{Gate, GateKind};
+use crate::io::hook::SimHook;
 use crate::io::mirror::Mirror;
 use crate::io::mqtt::OptionsError;
 use crate::io::post::Post;
@@ -27,8 +30,8 @@ use crate::shell::World;
 const CLOCK_SET_MS: u64 = 1_704_067_200_000;
 
 /// Everything of a device but its agent.
-pub(super) struct Machine<'a> {
-    pub(super) settings: &'a Settings,
+pub(super) struct Machine {
+    pub(super) settings: Settings,
     pub(super) orders: Orders,
     /// Events that came while nobody could take them.
     pub(super) kept: VecDeque<Event>,
@@ -41,6 +44,10 @@ pub(super) struct Machine<'a> {
     pub(super) refused: u64,
     pub(super) file: StatusFile,
     pub(super) store_error: Option<String>,
+    pub(super) hook: SimHook,
+    pub(super) hook_error: Option<String>,
+    pub(super) channels: Channels,
+    channel_watch: Option<ChannelWatch>,
     runtime: Handle,
     lines: u64,
     store: Option<Store>,
@@ -48,13 +55,13 @@ pub(super) struct Machine<'a> {
     mirror_failed: bool,
 }
 
-impl<'a> Machine<'a> {
+impl Machine {
     pub(super) fn new(
-        settings: &'a Settings,
+        settings: &Settings,
         orders: Orders,
         runtime: &Handle,
         opened: Opened,
-    ) -> Result<(Machine<'a>, Option<Durable>), RunError> {
+    ) -> Result<(Machine, Option<Durable>), RunError> {
         let Opened {
             mut store,
             mirror,
@@ -67,8 +74,13 @@ impl<'a> Machine<'a> {
         if let Some(state) = &state {
             post.rotate_to(state.key_generation);
         }
-        let machine = Machine {
-            settings,
+        let iccid = state.as_ref().and_then(|state| state.iccid.clone());
+        let mut machine = Machine {
+            settings: settings.clone(),
+            hook: SimHook::new(settings.sim_hook.clone(), iccid),
+            hook_error: None,
+            channels: Channels::default(),
+            channel_watch: None,
             orders,
             kept: VecDeque::new(),
             ticked: false,
@@ -85,22 +97,75 @@ impl<'a> Machine<'a> {
             mirror,
             mirror_failed: false,
         };
+        machine.watch_channels();
         Ok((machine, state))
     }
 
     /// A new line to the broker, whose will is this agent's. The one before is cut.
     pub(super) fn connect(&mut self, agent: &Agent) -> Result<(), OptionsError> {
         self.line = None;
+        if !self.channels.may_connect() {
+            return Ok(());
+        }
         self.lines = self.lines.saturating_add(1);
         self.line = Some(Line::open(
             self.lines,
-            self.settings,
+            &self.settings,
+            self.channels.taken(),
             &self.post,
             agent,
             &self.orders,
             &self.runtime,
         )?);
         Ok(())
+    }
+
+    /// The same while the agent runs: what it hears of the one before.
+    pub(super) fn connect_again(&mut self, agent: &Agent) -> Option<Input> {
+        let connected = self.line.as_ref().is_some_and(Line::connected);
+        if let Err(error) = self.connect(agent) {
+            tracing::error!(%error, "no connection can be made: correct [broker] and send SIGHUP");
+        }
+        connected.then_some(Input::Disconnected)
+    }
+
+    /// Begins to watch the channels of the configuration, if it names any.
+    pub(super) fn watch_channels(&mut self) {
+        let order = self.settings.channels.clone();
+        let names: Vec<String> = order
+            .channels
+            .iter()
+            .map(|channel| channel.interface.clone())
+            .collect();
+        self.channel_watch = None;
+        self.channels = Channels::new(order);
+        if names.is_empty() {
+            return;
+        }
+        match ChannelWatch::begin(names, self.orders.channels()) {
+            Ok(watch) => self.channel_watch = Some(watch),
+            Err(error) => self.channels_failed(&error),
+        }
+    }
+
+    /// Without the kernel's word the connection is bound to nothing: it goes wherever the system's routes lead.
+    pub(super) fn channels_failed(&mut self, error: &std::io::Error) {
+        tracing::error!(%error, "the channels can't be watched; the system's routes decide");
+        self.channel_watch = None;
+        self.channels = Channels::default();
+    }
+
+    /// Chooses the channel anew.
+    pub(super) fn choose_channel(&mut self, agent: &Agent) -> Vec<Input> {
+        let choice = self.channels.choose(clock::monotonic_ms());
+        let mut inputs = Vec::new();
+        if choice.connect {
+            let channel = self.channels.taken().map(|taken| taken.id.as_str());
+            tracing::info!(channel, "another channel carries the connection");
+            inputs.extend(self.connect_again(agent));
+        }
+        inputs.extend(choice.input);
+        inputs
     }
 
     /// Reads the meter, and what the gate has counted just before it.
@@ -150,7 +215,10 @@ impl<'a> Machine<'a> {
             time_ms: clock::wall_ms(),
             key_id: self.post.kid().to_string(),
             broker: format!("{}:{}", broker.host, broker.port),
-            broker_error: line.and_then(Line::error).map(str::to_owned),
+            broker_error: match self.channels.may_connect() {
+                true => line.and_then(Line::error).map(str::to_owned),
+                false => Some("no channel can be used".to_owned()),
+            },
             source: self.metering.name().to_owned(),
             source_error: self.metering.error().map(str::to_owned),
             source_finished: self.metering.finished(),
@@ -160,6 +228,7 @@ impl<'a> Machine<'a> {
             gate_error: self.gate.error().map(str::to_owned),
             refused_messages: self.refused,
             store_error: self.store_error.clone(),
+            sim_hook_error: self.hook_error.clone(),
             agent: view,
         }
     }
@@ -191,7 +260,7 @@ fn open_gate(
     })
 }
 
-impl World for Machine<'_> {
+impl World for Machine {
     type Stop = StoreError;
 
     fn now(&mut self) -> Now {
@@ -247,6 +316,9 @@ impl World for Machine<'_> {
     }
 
     fn notice(&mut self, notice: Notice) {
+        if let Notice::SimBound(sim) = &notice {
+            self.hook.assigned(sim, self.orders.hook());
+        }
         notice::tell(&notice);
     }
 }

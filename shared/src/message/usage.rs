@@ -18,7 +18,8 @@ pub mod flag {
     pub const CLOCK_UNSURE: u64 = 8;
     /// The row's octets were metered past the ceiling in force (DESIGN section 11, number 23).
     pub const OVERRUN: u64 = 16;
-    /// The service stopped unexpectedly before this row (S5): it is the first after an unclean start.
+    /// The service stopped unexpectedly (S5): the row is the first after an unclean start, or, with [`SWITCH`], it ends
+    /// where the SIM's link was lost.
     pub const UNCLEAN: u64 = 32;
     /// All that is defined; other bits are ignored.
     pub const ALL: u64 = 63;

@@ -124,7 +124,7 @@ fn leaving_the_sim_stores_the_last_usage_and_meters_no_more() {
 fn a_sim_interface_that_comes_back_as_the_same_hides_nothing() {
     let mut bench = Bench::open(10_000);
     bench.use_octets(700, 0);
-    bench.give(Input::SimGone);
+    bench.give(Input::LoseSim);
     // Renamed, say: it is the SIM's under another name.
     bench.use_octets(300, 0);
     assert_eq!(bench.agent.used(), Octets(700));
@@ -133,7 +133,7 @@ fn a_sim_interface_that_comes_back_as_the_same_hides_nothing() {
     bench.register();
     assert_eq!(bench.last_request().used, Octets(1_000));
     bench.grant(10_000);
-    bench.give(Input::SimGone);
+    bench.give(Input::LoseSim);
     bench.traffic(50, 0);
     bench.grant(0);
     bench.wait_s(2);
