@@ -17,10 +17,12 @@ use crate::ledger::entry::{Entry, Subject};
 use crate::ledger::explain;
 use crate::ledger::{Broken, Ledger};
 
+mod bulk;
 mod rows;
 
+pub(super) use bulk::{bulk, bulks, outcome_row};
 pub(super) use rows::{
-    device, device_with_refusal, devices, fleet, package, packages, plan, plans,
+    device, device_state, device_with_refusal, devices, fleet, package, packages, plan, plans,
 };
 
 /// The most rows of one part of a reply: far below the payload's limit with the longest names.
@@ -55,7 +57,8 @@ enum What {
     Backup(KeyId),
     /// What concerns a device, and why it is refused now.
     Explain {
-        device: DeviceId,
+        /// It, and those that it replaced.
+        devices: Vec<DeviceId>,
         since: Option<UnixMillis>,
         refusal: Option<(UnixMillis, String)>,
     },
@@ -68,6 +71,12 @@ enum What {
     Balance {
         fleet: FleetId,
         at: UnixMillis,
+    },
+    /// What a command to many devices came to for each.
+    Outcomes {
+        fleet: FleetId,
+        bulk: CommandId,
+        from: EntryNumber,
     },
     /// Charging data records.
     Export {
@@ -87,15 +96,25 @@ impl Query {
 
     pub(super) fn explain(
         address: Address,
-        device: DeviceId,
+        devices: Vec<DeviceId>,
         since: Option<UnixMillis>,
         refusal: Option<(UnixMillis, String)>,
     ) -> Self {
         let what = What::Explain {
-            device,
+            devices,
             since,
             refusal,
         };
+        Self { address, what }
+    }
+
+    pub(super) fn outcomes(
+        address: Address,
+        fleet: FleetId,
+        bulk: CommandId,
+        from: EntryNumber,
+    ) -> Self {
+        let what = What::Outcomes { fleet, bulk, from };
         Self { address, what }
     }
 
@@ -127,7 +146,7 @@ impl Query {
     #[must_use]
     pub fn from(&self) -> EntryNumber {
         match &self.what {
-            What::Export { from, .. } => *from,
+            What::Export { from, .. } | What::Outcomes { from, .. } => *from,
             What::Audit
             | What::Backup(_)
             | What::BySim
@@ -181,16 +200,20 @@ impl Query {
             What::BySim => by_sim(entries),
             What::Backup(_) => Value::Null,
             What::Explain {
-                device,
+                devices,
                 since,
                 refusal,
             } => {
-                let about = Subject::Device(device.clone());
+                let about: Vec<Subject> = devices.iter().cloned().map(Subject::Device).collect();
                 explained(entries, &about, *since, refusal.as_ref())
             }
             What::Trail { fleet, since } => {
-                explained(entries, &Subject::Fleet(fleet.clone()), *since, None)
+                explained(entries, &[Subject::Fleet(fleet.clone())], *since, None)
             }
+            What::Outcomes { fleet, bulk, .. } => match bulk::outcomes(entries, fleet, bulk) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
             What::Balance { fleet, at } => match balance(entries, fleet, *at) {
                 Ok(value) => value,
                 Err(why) => return failed(&self.address, &why),
@@ -206,7 +229,7 @@ impl Query {
 
 fn explained<E: std::fmt::Display>(
     entries: impl Iterator<Item = Result<Entry, E>>,
-    about: &Subject,
+    about: &[Subject],
     since: Option<UnixMillis>,
     refusal: Option<&(UnixMillis, String)>,
 ) -> Value {
@@ -214,7 +237,7 @@ fn explained<E: std::fmt::Display>(
     for entry in entries {
         match entry {
             Ok(entry) => {
-                if entry.subject == *about && since.is_none_or(|since| entry.at >= since) {
+                if about.contains(&entry.subject) && since.is_none_or(|since| entry.at >= since) {
                     rows.push(explain::row(&entry));
                 }
             }

@@ -2,12 +2,14 @@
 
 use serde::Deserialize;
 use serde_cbor::Value;
+use simquota_shared::code::Code;
 use simquota_shared::ids::{DeviceId, FleetId, KeyId};
 use simquota_shared::message::FleetCommand;
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
+use super::bulk::BulkOnly;
 use super::device::DeviceOnly;
-use super::{CommandError, Scope, arguments};
+use super::{CommandError, Scope, arguments, refuse};
 use crate::charging::Turn;
 use crate::charging::query::{self, Address, Query};
 use crate::ledger::explain;
@@ -94,7 +96,9 @@ impl Turn<'_> {
         };
         let known = match command.name.as_str() {
             "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
-            | "explain" | "balance" | "export" => self.known_fleet(fleet),
+            | "explain" | "balance" | "export" | "bulk-list" | "bulk-show" | "bulk-outcomes" => {
+                self.known_fleet(fleet)
+            }
             _ => return None,
         };
         Some(known.and_then(|()| self.look_at(fleet, address, command)))
@@ -142,7 +146,25 @@ impl Turn<'_> {
                 let device = self.own_device(fleet, &device)?;
                 let refusal = explain::refusal(ledger, &device, self.now);
                 let refusal = refusal.map(|words| (self.now, words));
-                Looked::Query(Query::explain(address.clone(), device, since, refusal))
+                let mut devices = ledger.predecessors(&device);
+                devices.insert(0, device);
+                Looked::Query(Query::explain(address.clone(), devices, since, refusal))
+            }
+            "bulk-list" => {
+                let Nothing {} = arguments(args)?;
+                Looked::Value(query::bulks(ledger, fleet))
+            }
+            "bulk-show" | "bulk-outcomes" => {
+                let BulkOnly { bulk } = arguments(args)?;
+                let Some(found) = ledger.estate.bulks.get(&(fleet.clone(), bulk.clone())) else {
+                    let words = format!("fleet {fleet} has no bulk command {bulk}");
+                    return refuse(Code::USER_UNKNOWN, "unknown-bulk", words);
+                };
+                if command.name.as_str() == "bulk-show" {
+                    return Ok(Looked::Value(query::bulk(ledger, fleet, &bulk)));
+                }
+                let (address, from) = (address.clone(), found.began);
+                Looked::Query(Query::outcomes(address, fleet.clone(), bulk, from))
             }
             "balance" => {
                 let Balance { at } = arguments(args)?;
