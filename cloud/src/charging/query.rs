@@ -13,14 +13,16 @@ use super::{Outgoing, Seal, encoded};
 use crate::ledger::audit::Audit;
 use crate::ledger::carrier::BySim;
 use crate::ledger::cdr;
-use crate::ledger::entry::{Entry, Subject};
+use crate::ledger::entry::{Entry, Subject, Window};
 use crate::ledger::explain;
 use crate::ledger::{Broken, Ledger};
 
 mod bulk;
+mod report;
 mod rows;
 
 pub(super) use bulk::{bulk, bulks, outcome_row};
+pub(super) use report::{By, UsageOf};
 pub(super) use rows::{
     device, device_state, device_with_refusal, devices, fleet, package, packages, plan, plans,
 };
@@ -78,6 +80,13 @@ enum What {
         bulk: CommandId,
         from: EntryNumber,
     },
+    /// What devices used by hour or day.
+    Usage(UsageOf),
+    /// A fleet's accounts over a month.
+    Statement {
+        fleet: FleetId,
+        month: Window,
+    },
     /// Charging data records.
     Export {
         fleet: FleetId,
@@ -118,6 +127,16 @@ impl Query {
         Self { address, what }
     }
 
+    pub(super) fn usage(address: Address, of: UsageOf) -> Self {
+        let what = What::Usage(of);
+        Self { address, what }
+    }
+
+    pub(super) fn statement(address: Address, fleet: FleetId, month: Window) -> Self {
+        let what = What::Statement { fleet, month };
+        Self { address, what }
+    }
+
     pub(super) fn trail(address: Address, fleet: FleetId, since: Option<UnixMillis>) -> Self {
         let what = What::Trail { fleet, since };
         Self { address, what }
@@ -152,6 +171,8 @@ impl Query {
             | What::BySim
             | What::Explain { .. }
             | What::Trail { .. }
+            | What::Usage(_)
+            | What::Statement { .. }
             | What::Balance { .. } => EntryNumber::ZERO,
         }
     }
@@ -210,6 +231,14 @@ impl Query {
             What::Trail { fleet, since } => {
                 explained(entries, &[Subject::Fleet(fleet.clone())], *since, None)
             }
+            What::Usage(of) => match report::usage(entries, of) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
+            What::Statement { fleet, month } => match report::statement(entries, fleet, month) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
             What::Outcomes { fleet, bulk, .. } => match bulk::outcomes(entries, fleet, bulk) {
                 Ok(value) => value,
                 Err(why) => return failed(&self.address, &why),

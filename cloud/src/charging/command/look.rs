@@ -3,15 +3,15 @@
 use serde::Deserialize;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
-use simquota_shared::ids::{DeviceId, FleetId, KeyId};
+use simquota_shared::ids::{DeviceId, FleetId, KeyId, Text};
 use simquota_shared::message::FleetCommand;
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
 use super::bulk::BulkOnly;
 use super::device::DeviceOnly;
 use super::{CommandError, Scope, arguments, refuse};
-use crate::charging::Turn;
-use crate::charging::query::{self, Address, Query};
+use crate::charging::query::{self, Address, By, Query, UsageOf};
+use crate::charging::{Turn, calendar};
 use crate::ledger::explain;
 
 #[derive(Deserialize)]
@@ -30,6 +30,16 @@ struct Explain {
     device: Option<DeviceId>,
     #[serde(default)]
     since: Option<UnixMillis>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Usage {
+    #[serde(default)]
+    device: Option<DeviceId>,
+    #[serde(default)]
+    since: UnixMillis,
+    by: Text,
 }
 
 #[derive(Deserialize)]
@@ -96,9 +106,8 @@ impl Turn<'_> {
         };
         let known = match command.name.as_str() {
             "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
-            | "explain" | "balance" | "export" | "bulk-list" | "bulk-show" | "bulk-outcomes" => {
-                self.known_fleet(fleet)
-            }
+            | "explain" | "balance" | "export" | "usage" | "statement" | "bulk-list"
+            | "bulk-show" | "bulk-outcomes" => self.known_fleet(fleet),
             _ => return None,
         };
         Some(known.and_then(|()| self.look_at(fleet, address, command)))
@@ -150,6 +159,33 @@ impl Turn<'_> {
                 devices.insert(0, device);
                 Looked::Query(Query::explain(address.clone(), devices, since, refusal))
             }
+            "usage" => {
+                let Usage { device, since, by } = arguments(args)?;
+                let by = match by.as_str() {
+                    "hour" => By::Hour,
+                    "day" => By::Day,
+                    _ => return refuse(Code::RATING_FAILED, "bad-step", "'by' is hour or day"),
+                };
+                let members = match device {
+                    Some(device) => [self.own_device(fleet, &device)?].into(),
+                    None => ledger.index.members.get(fleet).cloned().unwrap_or_default(),
+                };
+                let of = UsageOf {
+                    members,
+                    since,
+                    by,
+                    place: self.place_of(fleet),
+                };
+                Looked::Query(Query::usage(address.clone(), of))
+            }
+            "statement" => {
+                let Balance { at } = arguments(args)?;
+                let Some((_, month)) = calendar::windows(&self.place_of(fleet), at) else {
+                    let words = "'at' is in no month";
+                    return refuse(Code::RATING_FAILED, "bad-time", words);
+                };
+                Looked::Query(Query::statement(address.clone(), fleet.clone(), month))
+            }
             "bulk-list" => {
                 let Nothing {} = arguments(args)?;
                 Looked::Value(query::bulks(ledger, fleet))
@@ -181,5 +217,14 @@ impl Turn<'_> {
                 ))
             }
         })
+    }
+
+    /// The place that a fleet's days and months are of.
+    fn place_of(&self, fleet: &FleetId) -> String {
+        let account = self.ledger.accounts.get(fleet);
+        let place = account.map(|account| account.zone.to_string());
+        place
+            .filter(|place| !place.is_empty())
+            .unwrap_or_else(|| "UTC".to_owned())
     }
 }
