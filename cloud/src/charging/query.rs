@@ -23,6 +23,8 @@ mod rows;
 
 pub(super) use bulk::{bulk, bulks, outcome_row};
 pub(super) use report::{By, UsageOf};
+pub use rows::live_device;
+pub(super) use rows::remaining;
 pub(super) use rows::{
     device, device_state, device_with_refusal, devices, fleet, package, packages, plan, plans,
 };
@@ -86,6 +88,11 @@ enum What {
     Statement {
         fleet: FleetId,
         month: Window,
+    },
+    /// What a fleet's devices do now: the shell knows when it heard of each.
+    Live {
+        fleet: FleetId,
+        most: usize,
     },
     /// Charging data records.
     Export {
@@ -172,6 +179,7 @@ impl Query {
             | What::Explain { .. }
             | What::Trail { .. }
             | What::Usage(_)
+            | What::Live { .. }
             | What::Statement { .. }
             | What::Balance { .. } => EntryNumber::ZERO,
         }
@@ -200,6 +208,21 @@ impl Query {
         }
     }
 
+    /// Whose devices are asked for, and how many at most, if the question is for what they do now: that is the shell's
+    /// to answer too.
+    #[must_use]
+    pub fn live(&self) -> Option<(&FleetId, usize)> {
+        match &self.what {
+            What::Live { fleet, most } => Some((fleet, *most)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn of_live(address: Address, fleet: FleetId, most: usize) -> Self {
+        let what = What::Live { fleet, most };
+        Self { address, what }
+    }
+
     /// An answer that the shell found.
     ///
     /// # Errors
@@ -219,7 +242,7 @@ impl Query {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
             What::BySim => by_sim(entries),
-            What::Backup(_) => Value::Null,
+            What::Backup(_) | What::Live { .. } => Value::Null,
             What::Explain {
                 devices,
                 since,

@@ -19,7 +19,7 @@ use super::{Common, show};
 use crate::io::clock;
 use crate::io::mqtt::{Deadline, Delivery, MqttEvent};
 
-mod decode;
+pub(super) mod decode;
 mod notation;
 
 use decode::{Reader, Seen, Verdict};

@@ -14,9 +14,9 @@ use simquota_shared::units::Octets;
 
 use super::{Change, CommandError, Scope, arguments, refuse};
 use crate::charging::{Turn, encoded, query};
+use crate::ledger::Broken;
 use crate::ledger::entry::{BulkBegan, BulkPart, BulkWent, Cause, Subject};
 use crate::ledger::estate::Bulk;
-use crate::ledger::{Broken, Owner};
 
 /// Devices of one bulk command: its first entry names them all.
 const DEVICES_MAX: usize = 20_000;
@@ -186,12 +186,8 @@ impl Turn<'_> {
                 && state.as_ref().is_none_or(|state| {
                     query::device_state(ledger, id, self.now) == Some(state.as_str())
                 })
-                && below.is_none_or(|below| {
-                    let own = ledger.available(&Owner::Device((*id).clone()));
-                    let axes = device.epochs.values();
-                    let reserved: u128 = axes.map(crate::ledger::device::Axis::backed).sum();
-                    own.saturating_add(reserved) < u128::from(below.value())
-                })
+                && below
+                    .is_none_or(|below| query::remaining(ledger, id) < u128::from(below.value()))
         };
         let members = ledger.index.members.get(fleet).into_iter().flatten();
         Ok(members.filter(fits).cloned().collect())

@@ -32,6 +32,15 @@ struct Explain {
     since: Option<UnixMillis>,
 }
 
+/// Devices of one answer about what they do now.
+const LIVE_MAX: u64 = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Live {
+    most: u64,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Usage {
@@ -106,8 +115,8 @@ impl Turn<'_> {
         };
         let known = match command.name.as_str() {
             "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
-            | "explain" | "balance" | "export" | "usage" | "statement" | "bulk-list"
-            | "bulk-show" | "bulk-outcomes" => self.known_fleet(fleet),
+            | "explain" | "balance" | "export" | "usage" | "statement" | "device-live"
+            | "bulk-list" | "bulk-show" | "bulk-outcomes" => self.known_fleet(fleet),
             _ => return None,
         };
         Some(known.and_then(|()| self.look_at(fleet, address, command)))
@@ -158,6 +167,11 @@ impl Turn<'_> {
                 let mut devices = ledger.predecessors(&device);
                 devices.insert(0, device);
                 Looked::Query(Query::explain(address.clone(), devices, since, refusal))
+            }
+            "device-live" => {
+                let Live { most } = arguments(args)?;
+                let most = usize::try_from(most.min(LIVE_MAX)).unwrap_or(usize::MAX);
+                Looked::Query(Query::of_live(address.clone(), fleet.clone(), most))
             }
             "usage" => {
                 let Usage { device, since, by } = arguments(args)?;

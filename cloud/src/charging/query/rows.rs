@@ -152,6 +152,35 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
     ])
 }
 
+/// What a device does now, in figures that change.
+#[must_use]
+pub fn live_device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
+    let Some(found) = ledger.devices.get(id) else {
+        return Value::Null;
+    };
+    map([
+        ("device", text(id)),
+        ("fleet", text(&found.fleet)),
+        (
+            "state",
+            optional(device_state(ledger, id, now), |state| {
+                Value::Text(state.to_owned())
+            }),
+        ),
+        ("charged", wide(found.charged())),
+        ("remaining", wide(remaining(ledger, id))),
+    ])
+}
+
+/// Octets reserved for a device, and available in its own packages; the pool is everybody's.
+pub(in crate::charging) fn remaining(ledger: &Ledger, id: &DeviceId) -> u128 {
+    let axes = ledger.devices.get(id).into_iter();
+    let axes = axes.flat_map(|device| device.epochs.values());
+    let reserved: u128 = axes.map(crate::ledger::device::Axis::backed).sum();
+    let own = ledger.available(&Owner::Device(id.clone()));
+    own.saturating_add(reserved)
+}
+
 /// A device, and why it is refused now. Finding that out looks at every device of its fleet: not for lists.
 pub(in crate::charging) fn device_with_refusal(
     ledger: &Ledger,

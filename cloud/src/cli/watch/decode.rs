@@ -18,7 +18,7 @@ use crate::io::mqtt::Delivery;
 
 /// Whether a message is what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::cli) enum Verdict {
     /// Its key is here, and fits.
     Verified,
     /// No key here can tell, for this reason.
@@ -28,30 +28,30 @@ pub(super) enum Verdict {
 }
 
 /// A message, looked at.
-pub(super) struct Seen {
-    pub(super) topic: String,
+pub(in crate::cli) struct Seen {
+    pub(in crate::cli) topic: String,
     /// The key that it names.
-    pub(super) kid: Option<String>,
-    pub(super) verdict: Verdict,
+    pub(in crate::cli) kid: Option<String>,
+    pub(in crate::cli) verdict: Verdict,
     /// As it came.
-    pub(super) message: Vec<u8>,
+    pub(in crate::cli) message: Vec<u8>,
     /// What is in the envelope; all of it, if there is none.
-    pub(super) payload: Vec<u8>,
+    pub(in crate::cli) payload: Vec<u8>,
     /// The payload's fields.
-    pub(super) words: String,
+    pub(in crate::cli) words: String,
 }
 
 /// The keys at hand.
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     asker: Asker,
 }
 
 impl Reader {
-    pub(super) fn new(asker: Asker) -> Self {
+    pub(in crate::cli) fn new(asker: Asker) -> Self {
         Self { asker }
     }
 
-    pub(super) fn read(&mut self, delivery: &Delivery) -> Seen {
+    pub(in crate::cli) fn read(&mut self, delivery: &Delivery) -> Seen {
         let name = delivery.topic().unwrap_or("(not text)");
         let message = delivery.payload();
         let (kid, verdict, payload) = match name.parse::<Topic>() {
