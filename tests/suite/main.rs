@@ -10,6 +10,7 @@
 mod access;
 mod auditor;
 mod broker;
+mod bulk;
 mod demo;
 mod events;
 mod flood;
@@ -20,6 +21,7 @@ mod hand;
 mod keys;
 mod kills;
 mod mistakes;
+mod month;
 mod netns;
 mod pool;
 mod process;
@@ -32,6 +34,7 @@ mod tidy;
 mod tls;
 mod traces;
 mod trouble;
+mod watching;
 
 pub(crate) use simquota_tests::world;
 
