@@ -5,8 +5,10 @@
 
 mod access;
 mod acl;
+mod args;
 mod ask;
 mod backup;
+mod bulk;
 mod carrier;
 mod device;
 mod enrol;
@@ -14,22 +16,30 @@ mod init;
 mod ledger;
 mod package;
 mod platform;
+mod profile;
 mod record;
+mod report;
 mod rule;
 mod serve;
 mod show;
 mod time;
+mod top;
+mod watch;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use simquota_shared::ids::{CommandId, DeviceId, EnrolmentId, FleetId, KeyId};
-use simquota_shared::units::{Octets, UnixMillis, parse_octets};
+use clap::{Args, CommandFactory as _, Parser};
+use simquota_shared::ids::CommandId;
+use simquota_shared::units::{Octets, parse_octets};
 
-pub use ask::Refused;
+use args::{
+    BatchCommand, Command, DeviceArgs, DeviceCommand, EnrolArgs, EnrolCommand, FleetCommand,
+    SimCommand,
+};
+pub use ask::{DryRun, Refused};
 
 const REFUSED: u8 = 1;
 const FAILED: u8 = 2;
@@ -60,301 +70,60 @@ struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 struct Common {
-    /// The configuration: where the data folder and the broker are
+    /// The configuration: where the data folder and the broker are; cloud.toml when not given
+    #[arg(
+        long = "config",
+        global = true,
+        value_name = "FILE",
+        env = "SIMQUOTA_CLOUD_CONFIG",
+        hide_env_values = true
+    )]
+    config_given: Option<PathBuf>,
+    #[arg(skip)]
+    config: PathBuf,
+    /// Take configuration and key from this profile of the file of profiles
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "SIMQUOTA_PROFILE",
+        hide_env_values = true
+    )]
+    profile: Option<String>,
+    /// The file of profiles; ~/.config/simquota/profiles.toml when not given
     #[arg(
         long,
         global = true,
         value_name = "FILE",
-        default_value = "cloud.toml",
-        env = "SIMQUOTA_CLOUD_CONFIG",
+        env = "SIMQUOTA_PROFILES",
         hide_env_values = true
     )]
-    config: PathBuf,
+    profiles: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long, global = true)]
     json: bool,
-    /// Whose key: a name in the data folder, or a key file
-    #[arg(long, global = true, value_name = "KEY", default_value = crate::io::keys::ADMIN)]
+    /// Whose key: a name in the data folder, or a key file; the admin's when not given
+    #[arg(long = "key", global = true, value_name = "KEY")]
+    key_given: Option<String>,
+    #[arg(skip)]
     key: String,
-    /// How long to wait for the service's answer
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    /// Say what would happen, and do nothing
+    #[arg(long, global = true)]
+    dry_run: bool,
+    /// Do what can't be undone without asking
+    #[arg(long, global = true)]
+    yes: bool,
+    /// Not to be carried out later than so many seconds from now
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 3600)]
+    expires_s: u64,
+    /// How long to wait for the service's answer; 10 when not given
+    #[arg(long = "wait-s", global = true, value_name = "SECONDS")]
+    wait_given_s: Option<u64>,
+    #[arg(skip)]
     wait_s: u64,
     /// The command's id: the same id again gets the same answer and does nothing twice
     #[arg(long, global = true, value_name = "ID")]
     id: Option<CommandId>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make configuration, data folder and keys; what exists stays as it is
-    #[command(after_help = "Example: simquota-cloud init --broker 127.0.0.1:1884")]
-    Init {
-        /// The broker to write into a new configuration
-        #[arg(long, value_name = "HOST:PORT")]
-        broker: Option<String>,
-        /// The service's name to write into a new configuration
-        #[arg(long, value_name = "NAME")]
-        node: Option<String>,
-    },
-    /// Run the service until SIGTERM or Ctrl-C
-    Serve,
-    /// Fleets
-    #[command(subcommand)]
-    Fleet(FleetCommand),
-    /// The pool of SIMs
-    #[command(subcommand)]
-    Sim(SimCommand),
-    /// Admit devices: make a batch's key, or print a device's enrolment string
-    #[command(
-        args_conflicts_with_subcommands = true,
-        subcommand_negates_reqs = true,
-        after_help = "Examples:\n  simquota-cloud enrol batch create spring --fleet acme --devices 50\n  simquota-cloud enrol tracker-1 --batch spring"
-    )]
-    Enrol(EnrolArgs),
-    /// People's keys: admins, managers, viewers
-    #[command(subcommand)]
-    Key(access::KeyCommand),
-    /// Packages of prepaid volume
-    #[command(subcommand)]
-    Package(package::PackageCommand),
-    /// Devices
-    #[command(subcommand)]
-    Device(DeviceCommand),
-    /// Plans: packages that come anew each day, week or month
-    #[command(subcommand)]
-    Plan(rule::PlanCommand),
-    /// Rules that buy a package when another one is used up
-    #[command(subcommand)]
-    TopUp(rule::TopUpCommand),
-    /// Money of fleets, in minor units: pay in and out
-    #[command(subcommand)]
-    Money(rule::MoneyCommand),
-    /// Give back a deduction, or a part of it, by the number of its entry (see `explain`)
-    #[command(after_help = "Example: simquota-cloud refund 4711 --volume 2MB --why 'wrong zone'")]
-    Refund(rule::RefundArgs),
-    /// Show packages and devices of a fleet as they were at a time
-    #[command(after_help = "Example: simquota-cloud balance --at 2026-11-01T00:00:00Z")]
-    Balance(record::BalanceArgs),
-    /// Write charging data records, from an entry on; the last line of talk says where to go on
-    #[command(after_help = "Example: simquota-cloud export --from 4711 --format jsonl > cdr.jsonl")]
-    Export(record::ExportArgs),
-    /// Add up the whole journal anew and check every identity
-    #[command(
-        after_help = "Examples:\n  simquota-cloud audit --offline          (the service is stopped)\n  simquota-cloud audit --store COPY       (a copy of the folder 'ledger')"
-    )]
-    Audit {
-        /// Read the store itself, which no service may have open
-        #[arg(long)]
-        offline: bool,
-        /// Read this store: a copy, for example of a backup
-        #[arg(long, value_name = "FOLDER")]
-        store: Option<PathBuf>,
-    },
-    /// Write a broker's access control: everybody to their own topics, passwords derived from keys
-    #[command(
-        after_help = "Run it again after each `enrol`, `key` and `shut-out`.\nExample: simquota-cloud acl mosquitto --out /etc/mosquitto"
-    )]
-    Acl {
-        /// Which broker
-        kind: acl::Kind,
-        /// Where to
-        #[arg(long, value_name = "FOLDER", default_value = ".")]
-        out: PathBuf,
-    },
-    /// Lay the carrier's records beside ours: SIM by SIM, day by day
-    #[command(
-        after_help = "The file has lines of iccid,YYYY-MM-DD,octets. Exit code 1: some are further apart than allowed.\nExample: simquota-cloud carrier november.csv --permille 30"
-    )]
-    Carrier {
-        /// The carrier's records
-        file: PathBuf,
-        /// How many thousandths apart a day may be
-        #[arg(long, default_value_t = 50)]
-        permille: u64,
-    },
-    /// Write the whole journal into a file, while the service runs
-    #[command(after_help = "Example: simquota-cloud backup monday   (DATA/backups/monday.journal)")]
-    Backup {
-        /// What the file is called: a-z, 0-9 and '-'
-        name: KeyId,
-    },
-    /// Make a ledger out of a backup, while no service runs
-    #[command(
-        after_help = "Each entry goes through every check of a running service. Of what came after the backup devices keep what they\nhad not been told to delete; the rest is debited when they begin a new epoch.\nExample: simquota-cloud restore simquota-data/backups/monday.journal --replace"
-    )]
-    Restore {
-        /// The backup
-        file: PathBuf,
-        /// Where there is a ledger, move it aside
-        #[arg(long)]
-        replace: bool,
-    },
-    /// Say where each octet of a device went, with the steps of the patent
-    #[command(
-        after_help = "Examples:\n  simquota-cloud explain tracker-1 --since 2h\n  simquota-cloud explain --fleet acme   (its pool, and every command of its managers)"
-    )]
-    Explain {
-        /// Which device; none: what concerns the fleet as a whole
-        #[arg(required_unless_present = "fleet")]
-        device: Option<DeviceId>,
-        /// Its fleet; found out when there are few
-        #[arg(long)]
-        fleet: Option<FleetId>,
-        /// From this time on: 2026-11-22T10:30:00Z, or 90s, 30m, 2h, 3d ago
-        #[arg(long, value_name = "TIME", value_parser = time::parse)]
-        since: Option<UnixMillis>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum FleetCommand {
-    /// Create a fleet and the key of its manager, FLEET-manager
-    #[command(after_help = "Example: simquota-cloud fleet create acme")]
-    Create {
-        /// Its name: a-z, 0-9 and '-'
-        fleet: FleetId,
-    },
-    /// Show a fleet's totals, limits, rules and money
-    Show {
-        /// Which
-        fleet: FleetId,
-    },
-    /// Set all limits of a fleet; those not given are none
-    #[command(
-        after_help = "Example: simquota-cloud fleet limits acme --device-day 5MB --pool-month 10GB --place Europe/Berlin"
-    )]
-    Limits(rule::LimitArgs),
-    /// Choose the percentages at which a fleet hears of the use of its packages
-    #[command(after_help = "Example: simquota-cloud fleet thresholds acme 50 80 100")]
-    Thresholds {
-        /// Which
-        fleet: FleetId,
-        /// They, rising
-        percents: Vec<u64>,
-    },
-    /// Stop the data of all devices, durably
-    Suspend {
-        /// Which
-        fleet: FleetId,
-    },
-    /// Let them ask again
-    Resume {
-        /// Which
-        fleet: FleetId,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum SimCommand {
-    /// Put SIMs into the pool
-    #[command(
-        after_help = "The file has lines of iccid,imsi,operator,zones,apn; several zones with ';' between them:\n  8988303000000000001,901405100000001,Cloud Mobile,home;roam,internet"
-    )]
-    Import {
-        /// The file
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-struct EnrolArgs {
-    #[command(subcommand)]
-    batch: Option<EnrolCommand>,
-    /// The device to print the enrolment string of
-    #[arg(required = true)]
-    device: Option<DeviceId>,
-    /// The batch that admits it
-    #[arg(long = "batch", value_name = "BATCH", required = true)]
-    of: Option<EnrolmentId>,
-    /// The broker as the device reaches it, for `simquota-edge provision`: mqtts://HOST:PORT, or mqtt:// without TLS
-    #[arg(long, value_name = "URL")]
-    to: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum EnrolCommand {
-    /// Keys that admit a batch of devices
-    #[command(subcommand)]
-    Batch(BatchCommand),
-}
-
-#[derive(Debug, Subcommand)]
-enum BatchCommand {
-    /// Make a key that admits devices to a fleet
-    Create {
-        /// Its name
-        batch: EnrolmentId,
-        /// The fleet that its devices belong to
-        #[arg(long)]
-        fleet: FleetId,
-        /// How many devices it admits
-        #[arg(long, default_value_t = 1000)]
-        devices: u64,
-        /// For how many days it admits devices; without end when not given
-        #[arg(long)]
-        days: Option<u64>,
-    },
-    /// List all batches
-    List,
-    /// Admit no more devices; those that it has go on
-    Close {
-        /// Which batch
-        batch: EnrolmentId,
-        /// Not at once, but after so many days
-        #[arg(long)]
-        days: Option<u64>,
-    },
-    /// Believe no device under its key any more: the key is known to others
-    Revoke {
-        /// Which batch
-        batch: EnrolmentId,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum DeviceCommand {
-    /// List devices
-    List {
-        /// Which fleet; all whose manager's key is here when not given
-        #[arg(long)]
-        fleet: Option<FleetId>,
-    },
-    /// Show all of a device
-    Show(DeviceArgs),
-    /// Stop its data, durably
-    Suspend(DeviceArgs),
-    /// Let it ask again
-    Resume(DeviceArgs),
-    /// Take back what it was granted
-    Revoke(DeviceArgs),
-    /// Ask it to report now
-    Report(DeviceArgs),
-    /// Have it go on under the next generation of its key, which both sides derive
-    RotateKey(DeviceArgs),
-    /// Believe it no longer, whatever it says: it was stolen, or its key is known
-    #[command(
-        after_help = "Its neighbours go on. What it was granted ends with its validity, and its reservation with the lease.\nExample: simquota-cloud device shut-out tracker-1 --why stolen"
-    )]
-    ShutOut {
-        #[command(flatten)]
-        which: DeviceArgs,
-        /// Why, for the record
-        #[arg(long)]
-        why: Option<String>,
-    },
-    /// Believe it again; it stays suspended until it is resumed
-    Readmit(DeviceArgs),
-    /// Set its own limits; none of both: the fleet's hold
-    Limits(rule::DeviceLimitArgs),
-}
-
-#[derive(Debug, Args)]
-struct DeviceArgs {
-    /// Which device
-    device: DeviceId,
-    /// Its fleet; found out when there are few
-    #[arg(long)]
-    fleet: Option<FleetId>,
 }
 
 fn amount(text: &str) -> Result<Octets, String> {
@@ -375,9 +144,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let common = cli.common;
-    match run(&common, cli.command) {
+    let mut common = cli.common;
+    let done = profile::settle(&mut common).and_then(|()| run(&common, cli.command));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<DryRun>() => {
+            let said = match common.json {
+                true => "{\"dry\":true}\n",
+                false => "it would be done\n",
+            };
+            drop(print(said));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             // One line: what failed, then why, as far as it goes.
             eprintln!("error: {error:#}");
@@ -436,7 +214,10 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
                 }
                 BatchCommand::List => access::list_batches(common),
                 BatchCommand::Close { batch, days } => access::close_batch(common, &batch, days),
-                BatchCommand::Revoke { batch } => access::revoke_batch(common, &batch),
+                BatchCommand::Revoke { batch } => {
+                    confirm(common, &format!("revoking batch {batch}"))?;
+                    access::revoke_batch(common, &batch)
+                }
             },
             (None, Some(device), Some(batch)) => {
                 enrol::print_string(common, &device, &batch, to.as_deref())
@@ -447,7 +228,34 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         },
         Command::Key(command) => access::key(common, command),
         Command::Package(command) => package::run(common, command),
+        Command::Bulk(command) => bulk::run(common, command),
+        Command::Usage(usage) => report::usage(common, &usage),
+        Command::Statement(statement) => report::statement(common, &statement),
+        Command::Watch(watch) => watch::run(common, &watch),
+        Command::Top(top) => top::run(common, &top),
+        Command::Completion { shell } => {
+            let mut octets = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "simquota-cloud", &mut octets);
+            Ok(print(&String::from_utf8_lossy(&octets))?)
+        }
         Command::Device(command) => match command {
+            DeviceCommand::Tag { which, tags } => device::tag(common, &which, &tags),
+            DeviceCommand::AssignSim { which, iccid } => {
+                let with = ("iccid", iccid.to_string());
+                device::order(common, &which, "device-assign-sim", Some(with))
+            }
+            DeviceCommand::ReleaseSim(which) => {
+                device::order(common, &which, "device-release-sim", None)
+            }
+            DeviceCommand::Replace { which, by } => {
+                confirm(common, &format!("replacing {} by {by}", which.device))?;
+                let with = ("by", by.to_string());
+                device::order(common, &which, "device-replace", Some(with))
+            }
+            DeviceCommand::Decommission { which, why } => {
+                confirm(common, &format!("decommissioning {}", which.device))?;
+                device::order(common, &which, "device-decommission", Some(("why", why)))
+            }
             DeviceCommand::List { fleet } => device::list(common, fleet.as_ref()),
             DeviceCommand::Show(which) => device::show(common, &which),
             DeviceCommand::Suspend(which) => device::tell(common, &which, "device-suspend"),
@@ -475,6 +283,23 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             fleet,
             since,
         } => ledger::explain(common, device, fleet, since),
+    }
+}
+
+/// Asks before what can't be undone. Without a terminal nobody answers: then `--yes` has to be given.
+fn confirm(common: &Common, what: &str) -> anyhow::Result<()> {
+    if common.yes || common.dry_run {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("{what} can't be undone: give --yes");
+    }
+    eprint!("{what} can't be undone. Go on? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => anyhow::bail!("nothing was done"),
     }
 }
 

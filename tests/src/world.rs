@@ -123,7 +123,7 @@ impl<B: Broker> World<B> {
         let output = Command::new(program())
             .args(["cloud", "--config"])
             .arg(self.folder.path().join("cloud.toml"))
-            .args(["--json", "--wait-s", "30"])
+            .args(["--json", "--yes", "--wait-s", "30"])
             .args(args)
             .env("NO_COLOR", "1")
             .output()

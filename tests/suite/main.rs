@@ -10,6 +10,7 @@
 mod access;
 mod auditor;
 mod broker;
+mod bulk;
 mod channels;
 mod demo;
 mod events;
@@ -21,6 +22,7 @@ mod hand;
 mod keys;
 mod kills;
 mod mistakes;
+mod month;
 mod netns;
 mod pool;
 mod process;
@@ -36,6 +38,7 @@ mod tidy;
 mod tls;
 mod traces;
 mod trouble;
+mod watching;
 
 pub(crate) use simquota_tests::world;
 

@@ -59,7 +59,7 @@ use crate::ledger::entry::{Cause, Entry, Subject};
 use crate::ledger::{Broken, Ledger};
 
 pub use command::{CommandError, SIMS_MAX, Scope, named_entry};
-pub use query::{Address, Query};
+pub use query::{Address, Query, live_device};
 pub(crate) use query::{map as value_map, number, optional, text};
 pub use rules::Rules;
 

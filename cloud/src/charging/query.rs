@@ -13,14 +13,20 @@ use super::{Outgoing, Seal, encoded};
 use crate::ledger::audit::Audit;
 use crate::ledger::carrier::BySim;
 use crate::ledger::cdr;
-use crate::ledger::entry::{Entry, Subject};
+use crate::ledger::entry::{Entry, Subject, Window};
 use crate::ledger::explain;
 use crate::ledger::{Broken, Ledger};
 
+mod bulk;
+mod report;
 mod rows;
 
+pub(super) use bulk::{bulk, bulks, outcome_row};
+pub(super) use report::{By, UsageOf};
+pub use rows::live_device;
+pub(super) use rows::remaining;
 pub(super) use rows::{
-    device, device_with_refusal, devices, fleet, package, packages, plan, plans,
+    device, device_state, device_with_refusal, devices, fleet, package, packages, plan, plans,
 };
 
 /// The most rows of one part of a reply: far below the payload's limit with the longest names.
@@ -55,7 +61,8 @@ enum What {
     Backup(KeyId),
     /// What concerns a device, and why it is refused now.
     Explain {
-        device: DeviceId,
+        /// It, and those that it replaced.
+        devices: Vec<DeviceId>,
         since: Option<UnixMillis>,
         refusal: Option<(UnixMillis, String)>,
     },
@@ -68,6 +75,24 @@ enum What {
     Balance {
         fleet: FleetId,
         at: UnixMillis,
+    },
+    /// What a command to many devices came to for each.
+    Outcomes {
+        fleet: FleetId,
+        bulk: CommandId,
+        from: EntryNumber,
+    },
+    /// What devices used by hour or day.
+    Usage(UsageOf),
+    /// A fleet's accounts over a month.
+    Statement {
+        fleet: FleetId,
+        month: Window,
+    },
+    /// What a fleet's devices do now: the shell knows when it heard of each.
+    Live {
+        fleet: FleetId,
+        most: usize,
     },
     /// Charging data records.
     Export {
@@ -87,15 +112,35 @@ impl Query {
 
     pub(super) fn explain(
         address: Address,
-        device: DeviceId,
+        devices: Vec<DeviceId>,
         since: Option<UnixMillis>,
         refusal: Option<(UnixMillis, String)>,
     ) -> Self {
         let what = What::Explain {
-            device,
+            devices,
             since,
             refusal,
         };
+        Self { address, what }
+    }
+
+    pub(super) fn outcomes(
+        address: Address,
+        fleet: FleetId,
+        bulk: CommandId,
+        from: EntryNumber,
+    ) -> Self {
+        let what = What::Outcomes { fleet, bulk, from };
+        Self { address, what }
+    }
+
+    pub(super) fn usage(address: Address, of: UsageOf) -> Self {
+        let what = What::Usage(of);
+        Self { address, what }
+    }
+
+    pub(super) fn statement(address: Address, fleet: FleetId, month: Window) -> Self {
+        let what = What::Statement { fleet, month };
         Self { address, what }
     }
 
@@ -127,12 +172,15 @@ impl Query {
     #[must_use]
     pub fn from(&self) -> EntryNumber {
         match &self.what {
-            What::Export { from, .. } => *from,
+            What::Export { from, .. } | What::Outcomes { from, .. } => *from,
             What::Audit
             | What::Backup(_)
             | What::BySim
             | What::Explain { .. }
             | What::Trail { .. }
+            | What::Usage(_)
+            | What::Live { .. }
+            | What::Statement { .. }
             | What::Balance { .. } => EntryNumber::ZERO,
         }
     }
@@ -160,6 +208,21 @@ impl Query {
         }
     }
 
+    /// Whose devices are asked for, and how many at most, if the question is for what they do now: that is the shell's
+    /// to answer too.
+    #[must_use]
+    pub fn live(&self) -> Option<(&FleetId, usize)> {
+        match &self.what {
+            What::Live { fleet, most } => Some((fleet, *most)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn of_live(address: Address, fleet: FleetId, most: usize) -> Self {
+        let what = What::Live { fleet, most };
+        Self { address, what }
+    }
+
     /// An answer that the shell found.
     ///
     /// # Errors
@@ -179,18 +242,30 @@ impl Query {
         let value = match &self.what {
             What::Audit => Audit::run(entries).to_value(),
             What::BySim => by_sim(entries),
-            What::Backup(_) => Value::Null,
+            What::Backup(_) | What::Live { .. } => Value::Null,
             What::Explain {
-                device,
+                devices,
                 since,
                 refusal,
             } => {
-                let about = Subject::Device(device.clone());
+                let about: Vec<Subject> = devices.iter().cloned().map(Subject::Device).collect();
                 explained(entries, &about, *since, refusal.as_ref())
             }
             What::Trail { fleet, since } => {
-                explained(entries, &Subject::Fleet(fleet.clone()), *since, None)
+                explained(entries, &[Subject::Fleet(fleet.clone())], *since, None)
             }
+            What::Usage(of) => match report::usage(entries, of) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
+            What::Statement { fleet, month } => match report::statement(entries, fleet, month) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
+            What::Outcomes { fleet, bulk, .. } => match bulk::outcomes(entries, fleet, bulk) {
+                Ok(value) => value,
+                Err(why) => return failed(&self.address, &why),
+            },
             What::Balance { fleet, at } => match balance(entries, fleet, *at) {
                 Ok(value) => value,
                 Err(why) => return failed(&self.address, &why),
@@ -206,7 +281,7 @@ impl Query {
 
 fn explained<E: std::fmt::Display>(
     entries: impl Iterator<Item = Result<Entry, E>>,
-    about: &Subject,
+    about: &[Subject],
     since: Option<UnixMillis>,
     refusal: Option<&(UnixMillis, String)>,
 ) -> Value {
@@ -214,7 +289,7 @@ fn explained<E: std::fmt::Display>(
     for entry in entries {
         match entry {
             Ok(entry) => {
-                if entry.subject == *about && since.is_none_or(|since| entry.at >= since) {
+                if about.contains(&entry.subject) && since.is_none_or(|since| entry.at >= since) {
                     rows.push(explain::row(&entry));
                 }
             }

@@ -32,9 +32,13 @@ impl Turn<'_> {
     ) -> Result<Verdict, Broken> {
         let known = self.ledger.devices.get(id);
         let outcome = match known {
-            Some(device) => self
-                .known_device(id, device, request)
-                .map(|()| device.iccid.clone()),
+            Some(device) => {
+                self.known_device(id, device, request)
+                    .and_then(|()| match self.ledger.sim_of(id) {
+                        Some(iccid) => Ok(iccid.clone()),
+                        None => self.free_sim(id, request),
+                    })
+            }
             None => self.admit(id, kid, request),
         };
         let iccid = match outcome {
@@ -54,6 +58,7 @@ impl Turn<'_> {
                 || device.model != request.model
                 || device.firmware != request.firmware
                 || device.generation != u64::from(kid.generation)
+                || self.ledger.sim_of(id) != Some(&iccid)
         });
         let orphans = known.is_some_and(|device| device.epoch != request.epoch);
         let second = known.and_then(|_| self.holder(id, request)).cloned();
@@ -128,18 +133,24 @@ impl Turn<'_> {
                 format!("enrolment key {kid} admits no more devices: open it, or use another"),
             );
         }
+        self.free_sim(id, request)
+    }
+
+    /// The SIM that it reports, if that is free, else the first one.
+    fn free_sim(&self, id: &DeviceId, request: &RegisterRequest) -> Result<Iccid, Denied> {
         let reported = request
             .iccid
             .as_ref()
             .filter(|iccid| self.ledger.index.free_sims.contains(*iccid));
         match reported.or_else(|| self.ledger.index.free_sims.first()) {
             Some(iccid) => Ok(iccid.clone()),
-            None => denied(
-                Code::SERVICE_DENIED,
-                true,
-                "no-free-sim",
-                format!("the pool has no free SIM for device {id}: import some"),
-            ),
+            None => Err(Denied {
+                code: Code::SERVICE_DENIED,
+                retry: true,
+                reason: "no-free-sim",
+                detail: format!("the pool has no free SIM for device {id}: import some"),
+                two: false,
+            }),
         }
     }
 
@@ -321,6 +332,15 @@ impl Turn<'_> {
         device: &Device,
         request: &RegisterRequest,
     ) -> Result<(), Denied> {
+        if let Some(why) = self.ledger.estate.retired.get(id) {
+            return Err(Denied {
+                code: Code::SERVICE_DENIED,
+                retry: true,
+                reason: "decommissioned",
+                detail: format!("device {id} serves no more: {why}"),
+                two: false,
+            });
+        }
         if device.serial != request.serial {
             return Err(Denied {
                 code: Code::SERVICE_DENIED,

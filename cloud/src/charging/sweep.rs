@@ -46,6 +46,7 @@ impl Turn<'_> {
             self.lapse(&id, epoch)?;
         }
         self.expire_commands(most)?;
+        more |= self.go_on_with_bulks()?;
         Ok(more)
     }
 

@@ -102,6 +102,7 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> anyhow::Result<()> {
             list(common, &answer, ["key", "role", "fleet", "revoked"])
         }
         KeyCommand::Revoke { name: key } => {
+            super::confirm(common, &format!("revoking key {key}"))?;
             let args = value_map([("key", word(&key))]);
             let said = format!("key {key} is believed no longer");
             done(common, &mut asker, "key-revoke", args, &said)?;

@@ -18,6 +18,7 @@ use simquota_shared::topic::Topic;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Common;
+use crate::charging::value_map;
 use crate::config::Config;
 use crate::io::clock;
 use crate::io::keys::{KeyFolder, person_user, read_file};
@@ -25,10 +26,13 @@ use crate::io::mqtt::{self, Deadline, Delivery, Flow, Line, MqttEvent, Options, 
 
 /// How long an answer is awaited before the command is sent again.
 const AGAIN_MS: u64 = 2000;
-/// A command is not carried out later than this; generous, since the two clocks may differ.
-const EXPIRES_S: u64 = 3600;
 /// What a fleet's manager key is called after the fleet.
 pub(super) const MANAGER: &str = "-manager";
+
+/// The service said that it would do it.
+#[derive(Debug, thiserror::Error)]
+#[error("it would be done")]
+pub struct DryRun;
 
 /// The service said no.
 #[derive(Debug, thiserror::Error)]
@@ -52,20 +56,22 @@ impl Refused {
 pub(super) struct Asker {
     pub(super) config: Config,
     pub(super) folder: Option<KeyFolder>,
-    author: KeyId,
-    kid: Kid,
-    key: Key,
+    pub(super) author: KeyId,
+    pub(super) kid: Kid,
+    pub(super) key: Key,
     /// To tell a true word of the service's on `ops/rejected` from a false one, where its key is at hand.
-    node: Option<VerifyingKey>,
+    pub(super) node: Option<VerifyingKey>,
     wait_ms: u64,
     id: Option<CommandId>,
     ids_used: u64,
+    dry: bool,
+    expires_s: u64,
 }
 
 /// A connection for the commands of one program run.
-struct Connection {
-    line: Line,
-    events: Receiver<MqttEvent>,
+pub(super) struct Connection {
+    pub(super) line: Line,
+    pub(super) events: Receiver<MqttEvent>,
     /// Dropped last: the line lives on it.
     _runtime: Runtime,
 }
@@ -103,6 +109,8 @@ impl Asker {
             wait_ms: common.wait_s.saturating_mul(1000),
             id: common.id.clone(),
             ids_used: 0,
+            dry: common.dry_run,
+            expires_s: common.expires_s,
         })
     }
 
@@ -149,10 +157,10 @@ impl Asker {
         let command = FleetCommand {
             id: self.next_id()?,
             expires: clock::now()
-                .plus_s(EXPIRES_S)
-                .context("the clock is past the end of time: set it right")?,
+                .plus_s(self.expires_s)
+                .context("so many seconds are past the end of time: give fewer with --expires-s")?,
             expected: None,
-            dry: false,
+            dry: self.dry,
             name: Text::clipped(name),
             args,
         };
@@ -171,10 +179,19 @@ impl Asker {
         // The goodbye keeps the broker from logging a loss; without one nothing is lost.
         let closed = |event: Result<MqttEvent, _>| !matches!(event, Ok(MqttEvent::Closed) | Err(_));
         while closed(connection.events.recv_timeout(Duration::from_secs(1))) {}
-        answered
+        let dry = value_map([("dry", Value::Bool(true))]);
+        match answered? {
+            would if self.dry && would == dry => Err(DryRun.into()),
+            value => Ok(value),
+        }
     }
 
     fn connect(&self, reply_topic: &str) -> anyhow::Result<Connection> {
+        self.subscribe(vec![reply_topic.to_owned(), Topic::OpsRejected.to_string()])
+    }
+
+    /// A connection under our key, on which these filters are subscribed to.
+    pub(super) fn subscribe(&self, subscriptions: Vec<String>) -> anyhow::Result<Connection> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -196,7 +213,7 @@ impl Asker {
             },
             keep_alive_s: broker.keep_alive_s,
             will: None,
-            subscriptions: vec![reply_topic.to_owned(), Topic::OpsRejected.to_string()],
+            subscriptions,
             inflight: 10,
             receive_max: 100,
             session_expiry_s: 0,

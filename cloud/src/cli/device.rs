@@ -93,7 +93,7 @@ pub(super) fn list(common: &Common, fleet: Option<&FleetId>) -> anyhow::Result<(
 }
 
 /// All devices of a fleet, page by page.
-fn all_of(asker: &mut Asker, fleet: &FleetId) -> anyhow::Result<Vec<Value>> {
+pub(super) fn all_of(asker: &mut Asker, fleet: &FleetId) -> anyhow::Result<Vec<Value>> {
     let mut rows: Vec<Value> = Vec::new();
     loop {
         let mut args = value_map([("most", Value::Integer(ROWS as i128))]);
@@ -137,6 +137,9 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
         text("model"),
         text("firmware"),
         text("iccid"),
+        text("tags"),
+        text("zone"),
+        text("replaces"),
         text("epoch"),
         text("epochs"),
         text("boot"),
@@ -171,4 +174,49 @@ pub(super) fn tell(common: &Common, which: &DeviceArgs, name: &str) -> anyhow::R
     Ok(print(&format!(
         "command {number} to {device} is on its way; it is sent again until the device acknowledges it\n"
     ))?)
+}
+
+/// A command about one device, with one more argument perhaps; the row that it answers with.
+pub(super) fn order(
+    common: &Common,
+    which: &DeviceArgs,
+    name: &str,
+    with: Option<(&str, String)>,
+) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let mut args = named(&which.device);
+    if let (Value::Map(map), Some((key, value))) = (&mut args, with) {
+        map.insert(Value::Text(key.to_owned()), Value::Text(value));
+    }
+    let row = asker.ask(Some(&fleet), name, args)?;
+    short(common, &row)
+}
+
+pub(super) fn tag(common: &Common, which: &DeviceArgs, tags: &[String]) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let mut args = named(&which.device);
+    if let Value::Map(map) = &mut args {
+        let tags = tags.iter().cloned().map(Value::Text).collect();
+        map.insert(Value::Text("tags".to_owned()), Value::Array(tags));
+    }
+    let row = asker.ask(Some(&fleet), "device-tag", args)?;
+    short(common, &row)
+}
+
+/// What managers keep about a device.
+fn short(common: &Common, row: &Value) -> anyhow::Result<()> {
+    if common.json {
+        return Ok(print(&show::json_line(row))?);
+    }
+    let text = |name| (name, show::text(row, name));
+    Ok(print(&show::list(&[
+        text("device"),
+        text("state"),
+        text("iccid"),
+        text("tags"),
+        text("replaces"),
+        ("available", show::octets(row, "available")),
+    ]))?)
 }

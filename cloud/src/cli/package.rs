@@ -128,7 +128,10 @@ pub(super) fn run(common: &Common, command: PackageCommand) -> anyhow::Result<()
     match command {
         PackageCommand::Buy(args) => buy(common, args),
         PackageCommand::List { fleet } => list(common, fleet.as_ref()),
-        PackageCommand::Cancel { package, fleet } => cancel(common, &package, &fleet),
+        PackageCommand::Cancel { package, fleet } => {
+            super::confirm(common, &format!("cancelling package {package}"))?;
+            cancel(common, &package, &fleet)
+        }
         PackageCommand::Credit {
             package,
             fleet,

@@ -8,6 +8,7 @@
 mod inbox;
 mod operators;
 mod post;
+mod presence;
 mod publisher;
 mod readonly;
 mod upkeep;
@@ -36,6 +37,7 @@ use crate::ledger::entry::{Cause, Entry};
 use crate::ledger::{Broken, Ledger};
 use operators::Operators;
 use post::{Post, Sent};
+use presence::{Heard, Presence};
 use publisher::Publisher;
 use readonly::ReadOnly;
 use watch::{JumpWatch, ProbeWatch};
@@ -84,6 +86,7 @@ pub(super) struct Pipeline {
     operators: Operators,
     publisher: Publisher,
     answers: VecDeque<Outgoing>,
+    presence: Presence,
     probes: ProbeWatch,
     jumps: JumpWatch,
     /// Failures of the sweeper in a row; at the bound it stops.
@@ -134,6 +137,7 @@ impl Pipeline {
             operators: Operators::new(config.node.clone(), limits.rejected_per_s),
             publisher: Publisher::new(parts.published),
             answers: VecDeque::new(),
+            presence: Presence::default(),
             probes: ProbeWatch::new(config.broker.self_test),
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
             sweep_failures: 0,
@@ -271,7 +275,14 @@ impl Pipeline {
                 continue;
             }
             let verdict = match said {
-                Said::Device { id, kid, request } => turn.device(&id, &kid, request)?,
+                Said::Device { id, kid, request } => {
+                    let heard = Heard::of(&request);
+                    let verdict = turn.device(&id, &kid, request)?;
+                    if verdict == Verdict::Done && turn.fleet_of(&id).is_some() {
+                        self.presence.heard(&id, heard, now);
+                    }
+                    verdict
+                }
                 Said::Command {
                     fleet,
                     kid,
@@ -342,7 +353,16 @@ impl Pipeline {
         }
         if let Some(store) = &self.store {
             for query in queries {
-                self.desk.ask(query, store.reader());
+                match query.live() {
+                    Some((fleet, most)) => {
+                        let rows = self.presence.rows(&self.ledger, fleet, most, now);
+                        match query.reply(rows) {
+                            Ok(parts) => outgoing.extend(parts),
+                            Err(broken) => tracing::error!(%broken, "not answered: report this"),
+                        }
+                    }
+                    None => self.desk.ask(query, store.reader()),
+                }
             }
         }
         let deadline = Deadline::within_ms(self.send_wait_ms);

@@ -248,6 +248,14 @@ impl Ledger {
             | Cause::FleetTold(_)
             | Cause::MoneyMoved(_)
             | Cause::MoneyRefunded(_) => self.apply_rule(entry)?,
+            Cause::BulkBegan(_)
+            | Cause::BulkWent(_)
+            | Cause::TagsSet(_)
+            | Cause::SimReleased(_)
+            | Cause::SimAssigned(_)
+            | Cause::Replaced(_)
+            | Cause::Replaces(_)
+            | Cause::Decommissioned(_) => self.apply_estate(entry)?,
         }
         Ok(())
     }

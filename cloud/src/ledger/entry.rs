@@ -19,8 +19,13 @@ use simquota_shared::{wire, wire_enum};
 
 use super::account::Move;
 
+mod estate;
 mod rule;
 
+pub use estate::{
+    BulkBegan, BulkPart, BulkWent, Decommissioned, Replaced, Replaces, SimAssigned, SimReleased,
+    TagsSet,
+};
 pub use rule::{
     Cadence, Caps, Crossed, Debited, DeviceCapsSet, Every, FleetSuspension, FleetTold, Limit,
     LimitReached, LimitsSet, MoneyMoved, MoneyRefunded, Moved, Overdrawn, PackageBegan, PlanBegan,
@@ -545,6 +550,22 @@ causes! {
     40 MoneyMoved,
     /// See [`MoneyRefunded`].
     41 MoneyRefunded,
+    /// See [`BulkBegan`].
+    70 BulkBegan,
+    /// See [`BulkWent`].
+    71 BulkWent,
+    /// See [`TagsSet`].
+    72 TagsSet,
+    /// See [`SimReleased`].
+    73 SimReleased,
+    /// See [`SimAssigned`].
+    74 SimAssigned,
+    /// See [`Replaced`].
+    75 Replaced,
+    /// See [`Replaces`].
+    76 Replaces,
+    /// See [`Decommissioned`].
+    77 Decommissioned,
 }
 
 impl Serialize for Subject {

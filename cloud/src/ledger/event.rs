@@ -113,6 +113,24 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
             },
             value_map([]),
         ),
+        Cause::BulkWent(went) => {
+            let refused = went.parts.iter().filter(|part| !part.code.is_success());
+            let refused = refused.count() as u64;
+            (
+                "bulk",
+                value_map([
+                    ("bulk", text(&went.bulk)),
+                    (
+                        "done",
+                        number(went.before.saturating_add(went.parts.len() as u64)),
+                    ),
+                    ("of", number(went.of)),
+                    ("refused", number(refused)),
+                ]),
+            )
+        }
+        Cause::Replaced(replaced) => ("replaced", value_map([("by", text(&replaced.by))])),
+        Cause::Decommissioned(gone) => ("decommissioned", value_map([("why", text(&gone.why))])),
         Cause::Lapsed(lapsed) => (
             "lease-lapsed",
             value_map([("epoch", number(lapsed.epoch.value()))]),

@@ -8,6 +8,7 @@ use simquota_shared::units::{Octets, human};
 use super::account::{Account, Move, Pocket, Slot};
 use super::entry::{AccessChange, AccessChanged, Cause, Credit, Entry, Segment, Usage};
 
+mod estate;
 mod rule;
 
 pub use rule::{refusal, utc};

@@ -21,6 +21,7 @@ pub mod cdr;
 pub mod chain;
 pub mod device;
 pub mod entry;
+pub mod estate;
 pub mod event;
 pub mod explain;
 pub mod fleet;
@@ -40,6 +41,7 @@ use account::Pocket;
 use chain::Link;
 use device::Device;
 use entry::{Role, Subject};
+use estate::Estate;
 use fleet::Fleet;
 use package::Package;
 use plan::Plan;
@@ -163,6 +165,9 @@ pub struct Ledger {
     /// Who is believed no longer.
     #[serde(default)]
     pub access: Access,
+    /// Tags, replacements, commands to many devices.
+    #[serde(default)]
+    pub estate: Estate,
     /// What can be found out from the rest, kept for speed.
     #[serde(skip)]
     pub index: Index,
@@ -219,6 +224,8 @@ pub struct Index {
     pub unsettled: BTreeSet<PackageId>,
     /// Fleets whose devices are being told that they are suspended or resumed.
     pub telling: BTreeSet<FleetId>,
+    /// Commands to many devices that are not finished.
+    pub bulks: BTreeSet<(FleetId, CommandId)>,
     /// What is to be told in the commit that found it.
     pub alarms: BTreeSet<Alarm>,
 }
@@ -262,6 +269,11 @@ impl Ledger {
             }
             if fleet.telling.is_some() {
                 index.telling.insert(id.clone());
+            }
+        }
+        for (key, bulk) in &self.estate.bulks {
+            if bulk.ended.is_none() {
+                index.bulks.insert(key.clone());
             }
         }
         for (iccid, sim) in &self.sims {

@@ -54,7 +54,7 @@ impl Turn<'_> {
             "device-reauthorise" => Body::Reauthorise,
             "device-limits" => {
                 let DeviceLimits { device, day, month } = arguments(&command.args)?;
-                let device = self.own_device(fleet, &device)?;
+                let device = self.live_device(fleet, &device)?;
                 let caps = Caps {
                     day: cap(day),
                     month: cap(month),
@@ -69,7 +69,7 @@ impl Turn<'_> {
             other => return super::unknown(other),
         };
         let DeviceOnly { device } = arguments(&command.args)?;
-        let device = self.own_device(fleet, &device)?;
+        let device = self.live_device(fleet, &device)?;
         Ok(Change::Device(DeviceChange::Tell(device, body)))
     }
 
@@ -80,7 +80,7 @@ impl Turn<'_> {
         command: &FleetCommand,
     ) -> Result<Change, CommandError> {
         let DeviceOnly { device } = arguments(&command.args)?;
-        let device = self.own_device(fleet, &device)?;
+        let device = self.live_device(fleet, &device)?;
         let found = self.ledger.devices.get(&device);
         let next = found.and_then(|found| found.generation.checked_add(1));
         match next {

@@ -139,7 +139,7 @@ impl Turn<'_> {
             price,
         } = arguments;
         if let Some(device) = &device {
-            self.own_device(fleet, device)?;
+            self.live_device(fleet, device)?;
         }
         percentage(percent)?;
         if volume == Octets::ZERO || most == 0 {

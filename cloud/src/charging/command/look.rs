@@ -2,14 +2,16 @@
 
 use serde::Deserialize;
 use serde_cbor::Value;
-use simquota_shared::ids::{DeviceId, FleetId, KeyId};
+use simquota_shared::code::Code;
+use simquota_shared::ids::{DeviceId, FleetId, KeyId, Text};
 use simquota_shared::message::FleetCommand;
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
+use super::bulk::BulkOnly;
 use super::device::DeviceOnly;
-use super::{CommandError, Scope, arguments};
-use crate::charging::Turn;
-use crate::charging::query::{self, Address, Query};
+use super::{CommandError, Scope, arguments, refuse};
+use crate::charging::query::{self, Address, By, Query, UsageOf};
+use crate::charging::{Turn, calendar};
 use crate::ledger::explain;
 
 #[derive(Deserialize)]
@@ -28,6 +30,25 @@ struct Explain {
     device: Option<DeviceId>,
     #[serde(default)]
     since: Option<UnixMillis>,
+}
+
+/// Devices of one answer about what they do now.
+const LIVE_MAX: u64 = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Live {
+    most: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Usage {
+    #[serde(default)]
+    device: Option<DeviceId>,
+    #[serde(default)]
+    since: UnixMillis,
+    by: Text,
 }
 
 #[derive(Deserialize)]
@@ -94,7 +115,8 @@ impl Turn<'_> {
         };
         let known = match command.name.as_str() {
             "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
-            | "explain" | "balance" | "export" => self.known_fleet(fleet),
+            | "explain" | "balance" | "export" | "usage" | "statement" | "device-live"
+            | "bulk-list" | "bulk-show" | "bulk-outcomes" => self.known_fleet(fleet),
             _ => return None,
         };
         Some(known.and_then(|()| self.look_at(fleet, address, command)))
@@ -142,7 +164,57 @@ impl Turn<'_> {
                 let device = self.own_device(fleet, &device)?;
                 let refusal = explain::refusal(ledger, &device, self.now);
                 let refusal = refusal.map(|words| (self.now, words));
-                Looked::Query(Query::explain(address.clone(), device, since, refusal))
+                let mut devices = ledger.predecessors(&device);
+                devices.insert(0, device);
+                Looked::Query(Query::explain(address.clone(), devices, since, refusal))
+            }
+            "device-live" => {
+                let Live { most } = arguments(args)?;
+                let most = usize::try_from(most.min(LIVE_MAX)).unwrap_or(usize::MAX);
+                Looked::Query(Query::of_live(address.clone(), fleet.clone(), most))
+            }
+            "usage" => {
+                let Usage { device, since, by } = arguments(args)?;
+                let by = match by.as_str() {
+                    "hour" => By::Hour,
+                    "day" => By::Day,
+                    _ => return refuse(Code::RATING_FAILED, "bad-step", "'by' is hour or day"),
+                };
+                let members = match device {
+                    Some(device) => [self.own_device(fleet, &device)?].into(),
+                    None => ledger.index.members.get(fleet).cloned().unwrap_or_default(),
+                };
+                let of = UsageOf {
+                    members,
+                    since,
+                    by,
+                    place: self.place_of(fleet),
+                };
+                Looked::Query(Query::usage(address.clone(), of))
+            }
+            "statement" => {
+                let Balance { at } = arguments(args)?;
+                let Some((_, month)) = calendar::windows(&self.place_of(fleet), at) else {
+                    let words = "'at' is in no month";
+                    return refuse(Code::RATING_FAILED, "bad-time", words);
+                };
+                Looked::Query(Query::statement(address.clone(), fleet.clone(), month))
+            }
+            "bulk-list" => {
+                let Nothing {} = arguments(args)?;
+                Looked::Value(query::bulks(ledger, fleet))
+            }
+            "bulk-show" | "bulk-outcomes" => {
+                let BulkOnly { bulk } = arguments(args)?;
+                let Some(found) = ledger.estate.bulks.get(&(fleet.clone(), bulk.clone())) else {
+                    let words = format!("fleet {fleet} has no bulk command {bulk}");
+                    return refuse(Code::USER_UNKNOWN, "unknown-bulk", words);
+                };
+                if command.name.as_str() == "bulk-show" {
+                    return Ok(Looked::Value(query::bulk(ledger, fleet, &bulk)));
+                }
+                let (address, from) = (address.clone(), found.began);
+                Looked::Query(Query::outcomes(address, fleet.clone(), bulk, from))
             }
             "balance" => {
                 let Balance { at } = arguments(args)?;
@@ -159,5 +231,14 @@ impl Turn<'_> {
                 ))
             }
         })
+    }
+
+    /// The place that a fleet's days and months are of.
+    fn place_of(&self, fleet: &FleetId) -> String {
+        let account = self.ledger.accounts.get(fleet);
+        let place = account.map(|account| account.zone.to_string());
+        place
+            .filter(|place| !place.is_empty())
+            .unwrap_or_else(|| "UTC".to_owned())
     }
 }

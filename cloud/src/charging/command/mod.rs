@@ -12,11 +12,15 @@
 //! | `plan` | packages that come anew |
 //! | `fleet` | limits, thresholds, top-up rules, suspension |
 //! | `device` | what a device is told, its caps |
+//! | `estate` | tags, SIMs, replacement, the end of service |
+//! | `bulk` | one command to many devices |
 //! | `look` | what changes nothing |
 //! | `body` | which command an id stands for |
 
 mod body;
+mod bulk;
 mod device;
+mod estate;
 mod fleet;
 mod look;
 mod package;
@@ -39,6 +43,7 @@ use crate::ledger::Broken;
 use crate::ledger::entry::{AccessChanged, Cause, CommandDone, KeyCreated, Role, Subject};
 
 use device::DeviceChange;
+use estate::EstateChange;
 use fleet::FleetChange;
 use look::Looked;
 use package::PackageChange;
@@ -211,6 +216,11 @@ impl Turn<'_> {
         };
         if command.dry {
             return match outcome {
+                Ok(Change::Bulk(fleet, name, args, devices)) => {
+                    let rows = self.dry_bulk(&fleet, command, &name, &args, &devices);
+                    self.reply_rows(address, rows)?;
+                    Ok(Verdict::Done)
+                }
                 Ok(_) => {
                     self.reply(
                         address,
@@ -224,6 +234,11 @@ impl Turn<'_> {
             };
         }
         let (code, result, why) = match outcome {
+            Ok(Change::Bulk(fleet, name, args, devices)) => {
+                let by = (command.id.clone(), address.author.clone());
+                let begun = self.perform_bulk(&fleet, by, name, args, devices)?;
+                (Code::SUCCESS, begun, None)
+            }
             Ok(change) => (Code::SUCCESS, self.perform(change)?, None),
             Err(error) => (error.code, Value::Null, Some(error.to_string())),
         };
@@ -280,7 +295,11 @@ impl Turn<'_> {
             return self.prepare_platform(command);
         };
         self.known_fleet(fleet)?;
+        if let Some(change) = self.prepare_estate(fleet, command) {
+            return change;
+        }
         match command.name.as_str() {
+            "bulk" => self.prepare_bulk(fleet, command),
             "plan-begin" | "plan-end" => self.prepare_plan(fleet, command),
             "refund" => self.prepare_package(fleet, command),
             name if name.starts_with("package-") => self.prepare_package(fleet, command),
@@ -301,6 +320,9 @@ impl Turn<'_> {
             Change::Device(change) => self.perform_device(change),
             Change::Access(change) => self.perform_access(change),
             Change::Fleet(change) => self.perform_fleet(change),
+            Change::Estate(change) => self.perform_estate(change),
+            // It is taken by `change` alone: a bulk command is no part of another one.
+            Change::Bulk(..) => Ok(Value::Null),
         }
     }
 
@@ -352,6 +374,9 @@ enum Change {
     Device(DeviceChange),
     Access(AccessChanged),
     Fleet(FleetChange),
+    Estate(EstateChange),
+    /// In which fleet, which command, its arguments, to whom.
+    Bulk(FleetId, Text, Vec<u8>, Vec<DeviceId>),
 }
 
 fn unknown<T>(name: &str) -> Result<T, CommandError> {

@@ -129,7 +129,7 @@ impl Turn<'_> {
     fn purchase(&self, fleet: &FleetId, command: &FleetCommand) -> Result<Purchase, CommandError> {
         let buy: PackageBuy = arguments(&command.args)?;
         if let Some(device) = &buy.device {
-            self.own_device(fleet, device)?;
+            self.live_device(fleet, device)?;
         }
         self.known_volume(buy.volume, buy.overage)?;
         if buy.days.is_some() && (buy.until.is_some() || buy.first_use_days.is_some()) {
@@ -217,7 +217,7 @@ impl Turn<'_> {
             });
         }
         if let Some(device) = &device {
-            self.own_device(fleet, device)?;
+            self.live_device(fleet, device)?;
         }
         let to = self.package_name(fleet, command, None)?;
         let Some(source) = self.ledger.packages.get(&from) else {

@@ -35,6 +35,28 @@ pub(in crate::charging) fn devices(
     Value::Array(rows)
 }
 
+/// What a device is doing, in a word.
+pub(in crate::charging) fn device_state(
+    ledger: &Ledger,
+    id: &DeviceId,
+    now: UnixMillis,
+) -> Option<&'static str> {
+    let found = ledger.devices.get(id)?;
+    let axis = found.axis();
+    let last = axis.and_then(|axis| axis.last.as_ref());
+    let account = ledger.accounts.get(&found.fleet);
+    let suspended = found.suspended || account.is_some_and(|fleet| fleet.suspended);
+    Some(match (suspended, axis, last) {
+        _ if ledger.access.barred.contains_key(id) => "shut-out",
+        _ if ledger.estate.retired.contains_key(id) => "decommissioned",
+        (true, _, _) => "suspended",
+        (false, Some(axis), Some(_)) if axis.open && now < axis.lease_until => "granted",
+        (false, _, Some(_)) if found.waits() => "exhausted",
+        (false, _, Some(_)) => "closed",
+        (false, _, None) => "registered",
+    })
+}
+
 pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
     let Some(found) = ledger.devices.get(id) else {
         return Value::Null;
@@ -42,7 +64,6 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
     let axis = found.axis();
     let last = axis.and_then(|axis| axis.last.as_ref());
     let account = ledger.accounts.get(&found.fleet);
-    let suspended = found.suspended || account.is_some_and(|fleet| fleet.suspended);
     let limits = match (account, &found.spent) {
         (Some(fleet), Some(spent)) => fleet
             .limits_of_device(spent)
@@ -50,14 +71,7 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
             .collect(),
         _ => Vec::new(),
     };
-    let state = match (suspended, axis, last) {
-        _ if ledger.access.barred.contains_key(id) => "shut-out",
-        (true, _, _) => "suspended",
-        (false, Some(axis), Some(_)) if axis.open && now < axis.lease_until => "granted",
-        (false, _, Some(_)) if found.waits() => "exhausted",
-        (false, _, Some(_)) => "closed",
-        (false, _, None) => "registered",
-    };
+    let state = device_state(ledger, id, now).unwrap_or_default();
     let own = ledger.available(&Owner::Device(id.clone()));
     let pool = ledger.available(&Owner::Pool(found.fleet.clone()));
     map([
@@ -68,7 +82,22 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
         ("serial", text(&found.serial)),
         ("model", text(&found.model)),
         ("firmware", text(&found.firmware)),
-        ("iccid", text(&found.iccid)),
+        ("iccid", optional(ledger.sim_of(id), text)),
+        (
+            "tags",
+            Value::Array(
+                ledger
+                    .estate
+                    .tags
+                    .get(id)
+                    .into_iter()
+                    .flatten()
+                    .map(text)
+                    .collect(),
+            ),
+        ),
+        ("zone", optional(last.map(|last| &last.zone), text)),
+        ("replaces", optional(ledger.estate.replaces.get(id), text)),
         ("state", Value::Text(state.to_owned())),
         ("epoch", number(found.epoch.value())),
         ("epochs", number(found.epochs.len() as u64)),
@@ -130,6 +159,35 @@ fn suspicions(ledger: &Ledger, id: &DeviceId) -> Value {
     let rows =
         found.map(|(reason, at)| map([("reason", text(reason)), ("at", number(at.value()))]));
     Value::Array(rows.collect())
+}
+
+/// What a device does now, in figures that change.
+#[must_use]
+pub fn live_device(ledger: &Ledger, id: &DeviceId, now: UnixMillis) -> Value {
+    let Some(found) = ledger.devices.get(id) else {
+        return Value::Null;
+    };
+    map([
+        ("device", text(id)),
+        ("fleet", text(&found.fleet)),
+        (
+            "state",
+            optional(device_state(ledger, id, now), |state| {
+                Value::Text(state.to_owned())
+            }),
+        ),
+        ("charged", wide(found.charged())),
+        ("remaining", wide(remaining(ledger, id))),
+    ])
+}
+
+/// Octets reserved for a device, and available in its own packages; the pool is everybody's.
+pub(in crate::charging) fn remaining(ledger: &Ledger, id: &DeviceId) -> u128 {
+    let axes = ledger.devices.get(id).into_iter();
+    let axes = axes.flat_map(|device| device.epochs.values());
+    let reserved: u128 = axes.map(crate::ledger::device::Axis::backed).sum();
+    let own = ledger.available(&Owner::Device(id.clone()));
+    own.saturating_add(reserved)
 }
 
 /// A device, and why it is refused now. Finding that out looks at every device of its fleet: not for lists.

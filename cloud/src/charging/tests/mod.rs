@@ -10,7 +10,9 @@
 
 mod alarms;
 mod answers;
+mod bulk;
 mod commands;
+mod estate;
 mod limits;
 mod money;
 mod packages;

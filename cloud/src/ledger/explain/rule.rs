@@ -121,7 +121,7 @@ pub(super) fn words(entry: &Entry) -> String {
                 refunded.package
             )
         }
-        _ => String::new(),
+        _ => super::estate::words(entry),
     }
 }
 

@@ -1,0 +1,153 @@
+//! `watch` and `top`: what goes over the broker, and what the service says of it.
+
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use simquota_shared::topic::Up;
+use simquota_tests::process::{Child, LIMIT};
+
+use crate::broker::client::Client;
+use crate::hand::Hand;
+use crate::refused::registration;
+use crate::world::{World, steady};
+
+const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+
+/// A watcher that sees the broker by the time this returns.
+fn watch(world: &World, args: &[&str]) -> Child {
+    let mut command = Command::new(DEMO);
+    command
+        .args(["cloud", "--config"])
+        .arg(world.folder.path().join("cloud.toml"))
+        .arg("watch")
+        .args(args)
+        .env("NO_COLOR", "1");
+    let child = Child::start("watch", &mut command).unwrap();
+    // The service's status is retained: it comes as soon as the subscription stands.
+    child
+        .wait_line(|line| line.contains("ops/node/"), LIMIT)
+        .unwrap();
+    child
+}
+
+fn rows(child: &Child) -> Vec<Value> {
+    let lines = child.lines();
+    let rows = lines.iter().map(|line| serde_json::from_str(&line.text));
+    rows.filter_map(Result::ok).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_of_a_run_is_decoded_and_a_flipped_bit_is_refused() {
+    let world = World::start();
+    let watcher = watch(&world, &["--json"]);
+    let words = watch(&world, &[]);
+    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "100MB"]);
+    let mut device = world.device("tracker-w", &steady(60, 10_000), 20, "1 MB");
+    device.start();
+    device.await_status("usage acknowledged", |status| {
+        status["acked"].as_u64() > Some(0)
+    });
+    world.cloud(&["device", "suspend", "tracker-w"]);
+    device.await_status("the gate to be shut", |status| status["gate_open"] == false);
+    let topics = [
+        "/up/register",
+        "/down/register",
+        "/up/usage",
+        "/down/usage",
+        "/up/credit",
+        "/down/credit",
+        "/down/command",
+        "/up/ack",
+        "/status",
+        "f/buses/command",
+        "f/buses/reply/admin",
+        "f/buses/event",
+        "ops/statistics/",
+    ];
+    for topic in topics {
+        let there = |line: &str| line.contains(topic) && line.starts_with('{');
+        watcher.wait_line(there, LIMIT).unwrap();
+    }
+    for row in rows(&watcher) {
+        assert_eq!(row["verdict"], "verified", "{row}");
+        assert!(row["payload"].is_array(), "{row}");
+    }
+    // One bit of a message that was good.
+    let hand = Hand::of(&device);
+    let (client, _) = Client::connect(&world.broker, "by-hand").await;
+    let mut octets = hand.sealed(Up::Register, &registration());
+    *octets.last_mut().unwrap() ^= 1;
+    client.send(&hand.up(Up::Register), false, octets);
+    let refused = watcher
+        .wait_line(|line| line.contains("\"refused\""), LIMIT)
+        .unwrap();
+    let row: Value = serde_json::from_str(&refused.text).unwrap();
+    assert_eq!(row["topic"], "csim/v1/d/tracker-w/up/register");
+    let why = row["why"].as_str().unwrap();
+    assert!(!why.is_empty());
+    let line = words
+        .wait_line(|line| line.contains("REFUSED"), LIMIT)
+        .unwrap();
+    assert!(line.text.contains(why), "{}: {why}", line.text);
+    assert!(
+        line.text
+            .starts_with("d/tracker-w/up/register  spring/1  REFUSED"),
+        "{}",
+        line.text
+    );
+    // The service says the same about it.
+    watcher
+        .wait_line(
+            |line| line.contains("ops/rejected") && line.contains("forged"),
+            LIMIT,
+        )
+        .unwrap();
+}
+
+#[test]
+fn a_stalled_watcher_slows_nobody() {
+    let world = World::start();
+    let stalled = watch(&world, &["--raw"]);
+    let pid = Pid::from_raw(i32::try_from(stalled.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "100MB"]);
+    let trace = steady(120, 10_000);
+    let mut device = world.device("tracker-w", &trace, 60, "1 MB");
+    device.start();
+    let ended = device.process.as_mut().unwrap().wait_exit(LIMIT).unwrap();
+    assert!(ended.success());
+    let charged = world.show(&device)["charged"].as_u64().unwrap();
+    assert_eq!(charged, crate::world::octets(&trace));
+    kill_process(pid, Signal::CONT).unwrap();
+}
+
+#[test]
+fn what_a_key_can_not_tell_is_unverified_and_not_refused() {
+    let world = World::start();
+    // A manager elsewhere: a key file, and nothing else.
+    let folder = tempfile::tempdir().unwrap();
+    let config = crate::world::read(&world.folder.path().join("cloud.toml"));
+    let config = config.replace("data = \"cloud\"", "data = \"none\"");
+    std::fs::write(folder.path().join("cloud.toml"), config).unwrap();
+    let key = world
+        .folder
+        .path()
+        .join("cloud/keys/person/buses-manager.1.key");
+    let mut command = Command::new(DEMO);
+    command
+        .args(["cloud", "--config"])
+        .arg(folder.path().join("cloud.toml"))
+        .arg("--key")
+        .arg(&key)
+        .args(["--json", "watch", "--topic", "ops/node/+", "--count", "1"]);
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(row["verdict"], "unverified", "{row}");
+    assert!(row["payload"].is_array(), "{row}");
+}
