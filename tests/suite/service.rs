@@ -1,11 +1,11 @@
 //! The agent as a service: what its manager hears, its units, its provisioning, a configuration read again.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::io::Write as _;
 
 use simquota_tests::broker::Broker as _;
 use simquota_tests::missing::missing_part;
@@ -73,7 +73,10 @@ fn the_units_are_sound() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     // A key that it does not know is only a warning.
-    let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("simquota")).collect();
+    let about_ours: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("simquota"))
+        .collect();
     assert!(about_ours.is_empty(), "{said}");
 }
 
@@ -86,13 +89,20 @@ fn the_service_manager_hears_ready_watchdog_status_and_stopping() {
     let manager = UnixDatagram::bind(&name).unwrap();
     manager.set_read_timeout(Some(LIMIT)).unwrap();
     start(&mut device, |command| {
-        command.env("NOTIFY_SOCKET", &name).env("WATCHDOG_USEC", "600000");
+        command
+            .env("NOTIFY_SOCKET", &name)
+            .env("WATCHDOG_USEC", "600000");
     });
     let mut said = Vec::new();
     hear(&manager, &mut said, |line| line == "READY=1");
-    assert!(!said.iter().any(|line| line == "WATCHDOG=1"), "ready comes first: {said:?}");
+    assert!(
+        !said.iter().any(|line| line == "WATCHDOG=1"),
+        "ready comes first: {said:?}"
+    );
     hear(&manager, &mut said, |line| line == "WATCHDOG=1");
-    hear(&manager, &mut said, |line| line.starts_with("STATUS=open, "));
+    hear(&manager, &mut said, |line| {
+        line.starts_with("STATUS=open, ")
+    });
     hear(&manager, &mut said, |line| line == "WATCHDOG=1");
     device.process.as_mut().unwrap().terminate().unwrap();
     hear(&manager, &mut said, |line| line == "STOPPING=1");
@@ -119,7 +129,9 @@ fn a_configuration_read_again_changes_what_it_can_and_names_the_rest() {
     };
     fs::write(&path, format!("{before}[broken")).unwrap();
     hangup();
-    let line = process.wait_line(|line| line.contains("was not read again"), LIMIT).unwrap();
+    let line = process
+        .wait_line(|line| line.contains("was not read again"), LIMIT)
+        .unwrap();
     assert!(line.text.contains("edge.toml"), "{}", line.text);
     // Another port is another connection; another folder waits.
     let second = world.broker.port();
@@ -131,7 +143,9 @@ fn a_configuration_read_again_changes_what_it_can_and_names_the_rest() {
     fs::write(&path, after).unwrap();
     let mark = process.mark();
     hangup();
-    process.wait_line_after(mark, |line| line.contains("was read again"), LIMIT).unwrap();
+    process
+        .wait_line_after(mark, |line| line.contains("was read again"), LIMIT)
+        .unwrap();
     for key in ["data", "device_info", "status_file"] {
         let named = process
             .lines()
@@ -143,7 +157,9 @@ fn a_configuration_read_again_changes_what_it_can_and_names_the_rest() {
         .wait_line_after(mark, |line| line.contains("connected to the broker"), LIMIT)
         .unwrap();
     let want = format!("localhost:{second}");
-    device.await_status("speaks to the other name", |status| status["broker"] == want.as_str());
+    device.await_status("speaks to the other name", |status| {
+        status["broker"] == want.as_str()
+    });
 }
 
 #[test]
@@ -169,15 +185,31 @@ fn a_device_is_provisioned_by_one_line() {
         child.wait_with_output().unwrap()
     };
     let output = provision(&[]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mode = |name: &str| {
+        fs::metadata(folder.join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
     assert_eq!((mode("edge.key"), mode("edge.toml")), (0o600, 0o640));
     let key = line.split(['@', ':']).nth(3).unwrap();
-    assert!(!read(&folder.join("edge.toml")).contains(key), "the key is in its file alone");
+    assert!(
+        !read(&folder.join("edge.toml")).contains(key),
+        "the key is in its file alone"
+    );
 
     let again = provision(&[]);
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(!again.status.success() && said.contains("--force"), "{said}");
+    assert!(
+        !again.status.success() && said.contains("--force"),
+        "{said}"
+    );
     assert!(provision(&["--force"]).status.success());
 
     let mut device = Device {
@@ -193,12 +225,21 @@ fn a_device_is_provisioned_by_one_line() {
     let told = world.cloud(&["enrol", "tracker-q", "--batch", "spring", "--to", &url]);
     let other = world.folder.path().join("other");
     fs::write(&other, told[0]["enrolment"].as_str().unwrap()).unwrap();
-    let open = edge(&device.folder, &["provision", "--force", "--from", other.to_str().unwrap()]);
+    let open = edge(
+        &device.folder,
+        &["provision", "--force", "--from", other.to_str().unwrap()],
+    );
     assert!(String::from_utf8_lossy(&open.stderr).contains("chmod 600"));
     fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
-    let refused = edge(&device.folder, &["provision", "--force", "--from", other.to_str().unwrap()]);
+    let refused = edge(
+        &device.folder,
+        &["provision", "--force", "--from", other.to_str().unwrap()],
+    );
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("tracker-p"), "{said}");
+    assert!(
+        !refused.status.success() && said.contains("tracker-p"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -209,15 +250,34 @@ fn the_hook_hears_of_the_sim_and_usage_adds_up_what_is_stored() {
     let mut device = world.device("tracker-s", &trace, 30, "100 kB");
     let path = device.folder.join("edge.toml");
     let said = device.folder.join("said");
-    let hook = format!("[sim]\nhook = [\"sh\", \"-c\", \"cat >> {}\"]\n", said.display());
+    let hook = format!(
+        "[sim]\nhook = [\"sh\", \"-c\", \"cat >> {}\"]\n",
+        said.display()
+    );
     fs::write(&path, read(&path) + &hook).unwrap();
     device.start();
-    device.process.as_mut().unwrap().wait_exit(2 * LIMIT).unwrap();
-    let heard = await_fact(LIMIT, "the hook", || fs::read_to_string(&said).ok().filter(|text| text.ends_with('\n'))).unwrap();
+    device
+        .process
+        .as_mut()
+        .unwrap()
+        .wait_exit(2 * LIMIT)
+        .unwrap();
+    let heard = await_fact(LIMIT, "the hook", || {
+        fs::read_to_string(&said)
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    })
+    .unwrap();
     let heard: serde_json::Value = serde_json::from_str(&heard).unwrap();
-    assert_eq!((&heard["event"], &heard["apn"]), (&"assigned".into(), &"iot".into()));
+    assert_eq!(
+        (&heard["event"], &heard["apn"]),
+        (&"assigned".into(), &"iot".into())
+    );
 
-    let output = edge(&device.folder, &["usage", "--since", "2d", "--by", "hour", "--json"]);
+    let output = edge(
+        &device.folder,
+        &["usage", "--since", "2d", "--by", "hour", "--json"],
+    );
     let steps: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
     let sum: u64 = steps
         .iter()
@@ -226,7 +286,10 @@ fn the_hook_hears_of_the_sim_and_usage_adds_up_what_is_stored() {
     assert_eq!(sum, octets(&trace), "{steps:?}");
     let table = edge(&device.folder, &["usage"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
-    assert!(table.lines().count() >= 2 && table.starts_with("from"), "{table}");
+    assert!(
+        table.lines().count() >= 2 && table.starts_with("from"),
+        "{table}"
+    );
     let later = edge(&device.folder, &["usage", "--since", "9999-01-01"]);
     assert!(String::from_utf8_lossy(&later.stdout).contains("no rows"));
 }

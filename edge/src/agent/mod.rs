@@ -94,8 +94,8 @@ mod window;
 mod tests;
 
 use simquota_shared::ids::{ChannelId, Iccid, ZoneId};
-use simquota_shared::message::usage::flag;
 use simquota_shared::message::Closes;
+use simquota_shared::message::usage::flag;
 use simquota_shared::units::{Boot, Epoch, Octets};
 
 pub use batch::{OCTETS_MAX as BATCH_OCTETS_MAX, ROWS_MAX as BATCH_ROWS_MAX, batch};

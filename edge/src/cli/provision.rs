@@ -89,7 +89,12 @@ impl Provision {
                 .read_to_string(&mut text)
                 .context("cannot read the enrolment string from standard input")?;
         } else {
-            let named = || format!("cannot read the enrolment string in {}", self.from.display());
+            let named = || {
+                format!(
+                    "cannot read the enrolment string in {}",
+                    self.from.display()
+                )
+            };
             let file = File::open(&self.from).with_context(named)?;
             let mode = file.metadata().with_context(named)?.mode() & 0o777;
             if mode & 0o077 != 0 {

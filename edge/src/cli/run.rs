@@ -48,7 +48,8 @@ impl Run {
             run: self.clone(),
             log,
         };
-        listen(&runtime, control, reader).context("cannot listen to signals: check the system's limits")?;
+        listen(&runtime, control, reader)
+            .context("cannot listen to signals: check the system's limits")?;
         let orders = orders.under(Service::of_environment());
         let ended = run::run(&settings, orders, runtime.handle())?;
         if !ended.settled() {
@@ -96,7 +97,10 @@ impl Reader {
             Ok(settings) => Some(settings),
             Err(error) => {
                 let error = line(&error);
-                tracing::error!(error, "the configuration was not read again; the agent goes on as it was");
+                tracing::error!(
+                    error,
+                    "the configuration was not read again; the agent goes on as it was"
+                );
                 None
             }
         }

@@ -22,13 +22,15 @@ const DAY_S: u64 = 24 * HOUR_S;
 
 /// Show what was used, by hour or day (UTC).
 #[derive(Debug, Args)]
-#[command(after_help = "Shown are the rows of the present epoch that the store still keeps; the totals are of them alone.
+#[command(
+    after_help = "Shown are the rows of the present epoch that the store still keeps; the totals are of them alone.
 While the agent runs the store is its own: only the total is shown then. Stop it to see more.
 
 Examples:
   simquota-edge usage                     the last 30 days
   simquota-edge usage --since 48h --by hour
-  simquota-edge usage --since 2026-11-01 --json | jq 'map(.up + .down) | add'")]
+  simquota-edge usage --since 2026-11-01 --json | jq 'map(.up + .down) | add'"
+)]
 pub(super) struct Usage {
     #[command(flatten)]
     config: ConfigFile,
@@ -66,7 +68,11 @@ fn since(text: &str) -> Result<Since, String> {
         Some("min") => 60,
         Some("h") => HOUR_S,
         Some("d") => DAY_S,
-        _ => return day_of(text).map(|day| Since::At(day * DAY_S)).ok_or_else(wrong),
+        _ => {
+            return day_of(text)
+                .map(|day| Since::At(day * DAY_S))
+                .ok_or_else(wrong);
+        }
     };
     let count: u64 = digits.parse().map_err(|_| wrong())?;
     count.checked_mul(unit_s).map(Since::Ago).ok_or_else(wrong)
@@ -138,7 +144,9 @@ impl Usage {
             from = Seq(last.0.saturating_add(1));
             for row in page.iter().filter(|row| !row.clock || row.end >= from_s) {
                 // A row's time is its end: one that ends with the hour belongs to it.
-                let begin = row.clock.then(|| row.end.saturating_sub(1) / step_s * step_s);
+                let begin = row
+                    .clock
+                    .then(|| row.end.saturating_sub(1) / step_s * step_s);
                 sums.entry(begin).or_default().add(row);
             }
         }
@@ -146,7 +154,10 @@ impl Usage {
 
     fn show(&self, sums: &BTreeMap<Option<u64>, Sum>) -> anyhow::Result<()> {
         if self.json {
-            let steps: Vec<Value> = sums.iter().map(|(begin, sum)| object(*begin, sum)).collect();
+            let steps: Vec<Value> = sums
+                .iter()
+                .map(|(begin, sum)| object(*begin, sum))
+                .collect();
             return print(&serde_json::to_string_pretty(&steps)?);
         }
         if sums.is_empty() {
@@ -160,7 +171,13 @@ impl Usage {
             Column("own", Side::Right),
             Column("samples", Side::Right),
         ];
-        print(&rows(columns, &sums.iter().map(|(begin, sum)| self.cells(*begin, sum)).collect::<Vec<_>>()))
+        print(&rows(
+            columns,
+            &sums
+                .iter()
+                .map(|(begin, sum)| self.cells(*begin, sum))
+                .collect::<Vec<_>>(),
+        ))
     }
 
     fn cells(&self, begin: Option<u64>, sum: &Sum) -> [String; 6] {
@@ -246,7 +263,13 @@ mod tests {
             assert_eq!(date(day), name);
             assert_eq!(day_of(name), Some(day), "{name}");
         }
-        for wrong in ["2026-02-29", "2026-13-01", "2026-1", "yesterday", "1969-12-31"] {
+        for wrong in [
+            "2026-02-29",
+            "2026-13-01",
+            "2026-1",
+            "yesterday",
+            "1969-12-31",
+        ] {
             assert_eq!(day_of(wrong), None, "{wrong}");
         }
         let last = day_of("9999-12-31").unwrap();

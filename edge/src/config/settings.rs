@@ -217,7 +217,9 @@ impl Config {
         for name in &self.channels.order {
             let fits = (1..=15).contains(&name.len()) && !name.contains(['/', ' ', '"']);
             if !fits {
-                return wrong(format!("`{name}` is no interface: use \"sim\" or a name such as \"wlan0\""));
+                return wrong(format!(
+                    "`{name}` is no interface: use \"sim\" or a name such as \"wlan0\""
+                ));
             }
             let channel = match (name.as_str(), self.source.kind) {
                 ("sim", SourceKind::Interface) => Channel::sim(&self.source.interface),
@@ -226,8 +228,14 @@ impl Config {
                 }
                 (name, _) => Channel::other(name),
             };
-            if channels.iter().any(|other| other.interface == channel.interface) {
-                return wrong(format!("{} is in it twice: leave one out", channel.interface));
+            if channels
+                .iter()
+                .any(|other| other.interface == channel.interface)
+            {
+                return wrong(format!(
+                    "{} is in it twice: leave one out",
+                    channel.interface
+                ));
             }
             channels.push(channel);
         }

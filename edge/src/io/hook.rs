@@ -67,7 +67,9 @@ impl SimHook {
         let thread = std::thread::Builder::new().name("sim-hook".to_owned());
         let spawned = thread.spawn(move || {
             // One after the other: the modem gives up the one before it takes the next.
-            let error = lines.iter().find_map(|line| call(&program, line, WITHIN_MS).err());
+            let error = lines
+                .iter()
+                .find_map(|line| call(&program, line, WITHIN_MS).err());
             done(error);
         });
         if let Err(error) = spawned {
@@ -80,7 +82,9 @@ fn call(program: &[String], line: &Value, within_ms: u64) -> Result<(), String> 
     let Some((name, arguments)) = program.split_first() else {
         return Ok(());
     };
-    let failed = |error: io::Error| format!("the SIM's hook `{name}` can't be run ({error}): correct sim.hook");
+    let failed = |error: io::Error| {
+        format!("the SIM's hook `{name}` can't be run ({error}): correct sim.hook")
+    };
     let mut child = Command::new(name)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -93,7 +97,9 @@ fn call(program: &[String], line: &Value, within_ms: u64) -> Result<(), String> 
     }
     match ended(&mut child, within_ms).map_err(failed)? {
         Some(true) => Ok(()),
-        Some(false) => Err(format!("the SIM's hook `{name}` failed: its own output says why")),
+        Some(false) => Err(format!(
+            "the SIM's hook `{name}` failed: its own output says why"
+        )),
         None => Err(format!(
             "the SIM's hook `{name}` took more than {} s and was ended",
             within_ms / 1000
@@ -160,7 +166,12 @@ mod tests {
             .collect();
         let events: Vec<_> = said
             .iter()
-            .map(|line| (line["event"].as_str().unwrap(), line["iccid"].as_str().unwrap()))
+            .map(|line| {
+                (
+                    line["event"].as_str().unwrap(),
+                    line["iccid"].as_str().unwrap(),
+                )
+            })
             .collect();
         assert_eq!(
             events,

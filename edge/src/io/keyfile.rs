@@ -152,7 +152,10 @@ fn broker(url: &str) -> Result<(String, u16, bool), String> {
     };
     let place = place.trim_end_matches('/');
     // An IPv6 address stands in brackets.
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let (host, port) = match place
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
         Some((host, port)) => (host, port.strip_prefix(':')),
         None => match place.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -259,7 +262,12 @@ mod tests {
         let line = enrolment().line().trim().to_owned();
         for (url, host, port, tls) in [
             ("mqtts://mqtt.example.com", "mqtt.example.com", 8883, true),
-            ("mqtts://mqtt.example.com:443/", "mqtt.example.com", 443, true),
+            (
+                "mqtts://mqtt.example.com:443/",
+                "mqtt.example.com",
+                443,
+                true,
+            ),
             ("mqtt://10.0.0.1:1884", "10.0.0.1", 1884, false),
             ("mqtt://[fe80::1]:1884", "fe80::1", 1884, false),
         ] {
@@ -276,7 +284,9 @@ mod tests {
             ("@mqtts://a:0", "1 to 65535"),
             ("0@mqtts://a", "64 hexadecimal"),
         ] {
-            let said = format!("{line}{end}").parse::<EnrolmentString>().unwrap_err();
+            let said = format!("{line}{end}")
+                .parse::<EnrolmentString>()
+                .unwrap_err();
             assert!(said.contains(says), "{end}: {said}");
             assert!(!said.contains(&"ab".repeat(32)), "{said}");
         }

@@ -289,7 +289,8 @@ fn leaves_by(payload: &[u8]) -> io::Result<Option<Vec<u32>>> {
         let attribute = attribute.map_err(damaged)?;
         match attribute.kind() {
             // Every interface has fe80::/10 as soon as it is up, wherever it leads.
-            RTA_DST if matches!(attribute.value(), [0xfe, second, ..] if attribute.value().len() == 16 && second & 0xc0 == 0x80) => {
+            RTA_DST if matches!(attribute.value(), [0xfe, second, ..] if attribute.value().len() == 16 && second & 0xc0 == 0x80) =>
+            {
                 return Ok(None);
             }
             RTA_OIF => found.extend(index(attribute.value())),

@@ -34,8 +34,7 @@ impl Service {
             return Service::default();
         };
         let number = |key: &str| env::var(key).ok()?.parse::<u64>().ok();
-        let for_us =
-            number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog_us = number("WATCHDOG_USEC").filter(|usec| *usec > 0 && for_us);
         match Service::open(Path::new(&name), watchdog_us) {
             Ok(service) => service,
@@ -74,7 +73,9 @@ impl Service {
     /// The start may take so much longer: a long journal is being read.
     pub fn slow_start(&self, within_s: u64) {
         let usec = within_s.saturating_mul(1_000_000);
-        self.tell(&format!("EXTEND_TIMEOUT_USEC={usec}\nSTATUS=opening the store"));
+        self.tell(&format!(
+            "EXTEND_TIMEOUT_USEC={usec}\nSTATUS=opening the store"
+        ));
     }
 
     /// The gate is set and the meter was read. Told once, and again after [`Service::reloading`].
@@ -98,8 +99,7 @@ impl Service {
 
     /// How the agent is, in a line. Told when it changes.
     pub fn status(&mut self, now_ms: u64, line: impl FnOnce() -> String) {
-        let resting =
-            |(told_ms, _): &(u64, String)| now_ms < told_ms.saturating_add(STATUS_MS);
+        let resting = |(told_ms, _): &(u64, String)| now_ms < told_ms.saturating_add(STATUS_MS);
         if self.socket.is_none() || self.status.as_ref().is_some_and(resting) {
             return;
         }

@@ -66,9 +66,9 @@ impl Channels {
     /// Chooses anew.
     pub(super) fn choose(&mut self, now_ms: u64) -> Choice {
         let mut choice = Choice::default();
-        let present = self.taken.filter(|(place, index)| {
-            self.reach.get(*place) == Some(&Reach::Usable(*index))
-        });
+        let present = self
+            .taken
+            .filter(|(place, index)| self.reach.get(*place) == Some(&Reach::Usable(*index)));
         let first = self.usable().find(|(place, _)| {
             present.is_none_or(|(taken, _)| {
                 taken == *place || now_ms >= self.since_of(*place).saturating_add(SETTLE_MS)
@@ -97,10 +97,13 @@ impl Channels {
     }
 
     fn usable(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.reach.iter().enumerate().filter_map(|(place, reach)| match reach {
-            Reach::Usable(index) => Some((place, *index)),
-            Reach::None => None,
-        })
+        self.reach
+            .iter()
+            .enumerate()
+            .filter_map(|(place, reach)| match reach {
+                Reach::Usable(index) => Some((place, *index)),
+                Reach::None => None,
+            })
     }
 
     fn since_of(&self, place: usize) -> u64 {
@@ -118,7 +121,9 @@ impl Channels {
     /// Leaving the SIM, and coming back to it.
     fn sim_input(&mut self, now_ms: u64) -> Option<Input> {
         match self.sim_down_since() {
-            Some(since_ms) if !self.left && now_ms >= since_ms.saturating_add(self.order.leave_ms) => {
+            Some(since_ms)
+                if !self.left && now_ms >= since_ms.saturating_add(self.order.leave_ms) =>
+            {
                 self.left = true;
                 Some(Input::LoseSim)
             }

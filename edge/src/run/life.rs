@@ -173,7 +173,11 @@ impl Machine {
         let feed_ms = self.orders.service.feed_in_ms(now_ms);
         let choose_ms = self.channels.wake_at_ms(now_ms);
         let sooner = [feed_ms, choose_ms.map(|at_ms| at_ms.saturating_sub(now_ms))];
-        let most_ms = sooner.into_iter().flatten().fold(WAIT_MS_MAX, u64::min).max(1);
+        let most_ms = sooner
+            .into_iter()
+            .flatten()
+            .fold(WAIT_MS_MAX, u64::min)
+            .max(1);
         match self.file.differs(&self.snapshot(agent)) {
             true => self.file.rest_ms(now_ms).clamp(1, most_ms),
             false => most_ms,
@@ -187,7 +191,9 @@ impl Machine {
                 *ending = true;
                 let within_ms = self.settings.agent.shutdown_ms;
                 let goodbye_ms = u64::try_from(GOODBYE_WAIT.as_millis()).unwrap_or(GOODBYE_MS);
-                self.orders.service.stopping(within_ms.saturating_add(goodbye_ms));
+                self.orders
+                    .service
+                    .stopping(within_ms.saturating_add(goodbye_ms));
                 if self.settings.close_meter {
                     self.metering.close(clock::monotonic_ms());
                 }
