@@ -69,8 +69,9 @@ pub enum Input {
     ZoneChanged(ZoneId),
     /// The device leaves the cloud SIM for another network (S33).
     LeaveSim,
-    /// The SIM's link is gone or down, unasked (S5); the rest is as with [`Input::LeaveSim`].
-    LoseSim,
+    /// The SIM's link is gone or down, unasked (S5), with the last that its counter showed, if the kernel said. One
+    /// input, so that the row that ends here carries the flag; the rest is as with [`Input::LeaveSim`].
+    LoseSim(Option<Reading>),
     /// The device is on the cloud SIM again.
     ReturnSim,
     /// The configuration was read again.

@@ -121,6 +121,25 @@ fn leaving_the_sim_stores_the_last_usage_and_meters_no_more() {
 }
 
 #[test]
+fn a_lost_sim_ends_its_row_with_what_the_link_said_last() {
+    let mut bench = Bench::open(10_000);
+    bench.traffic(700, 0);
+    let last = Reading {
+        identity: bench.identity.clone(),
+        up: bench.up + 50,
+        down: bench.down,
+        own: 0,
+    };
+    bench.up += 50;
+    bench.give(Input::LoseSim(Some(last)));
+    let rows = bench.rows();
+    let row = rows.last().unwrap();
+    assert_eq!(row.flags, flag::SWITCH | flag::UNCLEAN, "S33 and S5");
+    assert_eq!(bench.agent.used(), Octets(750));
+    assert_eq!(bench.last_request().reason, Reason::SWITCH);
+}
+
+#[test]
 fn a_sim_interface_that_was_made_anew_counts_from_its_beginning() {
     let mut bench = Bench::open(10_000);
     bench.give(Input::LeaveSim);
