@@ -9,6 +9,7 @@
 
 mod access;
 mod auditor;
+mod beyond;
 mod broker;
 mod bulk;
 mod channels;

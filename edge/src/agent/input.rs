@@ -72,9 +72,10 @@ pub enum Input {
     ZoneChanged(ZoneId),
     /// The device leaves the cloud SIM for another network (S33), which may use the same counter meanwhile.
     LeaveSim,
-    /// The SIM's link is gone, renamed or down, unasked (S5). Nothing else uses its counter: if it comes back as the same
-    /// one, all that it shows is the SIM's. The rest is as with [`Input::LeaveSim`].
-    LoseSim,
+    /// The SIM's link is gone, renamed or down, unasked (S5), with the last that its counter showed, if the kernel said.
+    /// Nothing else uses that counter: if it comes back as the same one, all that it shows is the SIM's. One input, so that
+    /// the row that ends here carries the flag; the rest is as with [`Input::LeaveSim`].
+    LoseSim(Option<Reading>),
     /// The device is on the cloud SIM again.
     ReturnSim,
     /// The configuration was read again.

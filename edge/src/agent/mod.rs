@@ -300,7 +300,12 @@ impl Agent {
                 }
             }
             Input::LeaveSim => self.on_leave(false),
-            Input::LoseSim => self.on_leave(true),
+            Input::LoseSim(last) => {
+                if let Some(last) = &last {
+                    self.on_reading(last);
+                }
+                self.on_leave(true);
+            }
             Input::ReturnSim => self.on_return(),
             Input::Tuned(tuning) => self.on_tuned(tuning),
             Input::Shutdown => self.on_shutdown(),

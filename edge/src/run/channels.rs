@@ -125,7 +125,7 @@ impl Channels {
                 if !self.left && now_ms >= since_ms.saturating_add(self.order.leave_ms) =>
             {
                 self.left = true;
-                Some(Input::LoseSim)
+                Some(Input::LoseSim(None))
             }
             Some(_) => None,
             None => {
@@ -190,7 +190,7 @@ mod tests {
         let choice = channels.choose(1_000);
         assert!(choice.connect && choice.input.is_none());
         assert_eq!(channels.wake_at_ms(2_000), Some(11_000));
-        assert_eq!(channels.choose(11_000).input, Some(Input::LoseSim));
+        assert_eq!(channels.choose(11_000).input, Some(Input::LoseSim(None)));
         assert_eq!(channels.choose(12_000).input, None);
         assert_eq!(channels.wake_at_ms(12_000), None);
         channels.heard(vec![UP, WIFI], 13_000);

@@ -173,10 +173,10 @@ impl Metering {
                 let last = last
                     .zip(before)
                     .and_then(|(last, before)| ending(last, before));
-                let reading = last.map(|last| Input::Reading(self.take(last)));
+                let last = last.map(|last| self.take(last));
                 // Another life may have begun, and been read, before the word of this end came.
                 self.last.take_if(|known| known.identity.index == index);
-                reading.into_iter().chain([Input::LoseSim]).collect()
+                vec![Input::LoseSim(last)]
             }
             LinkEvent::Failed { reason } => {
                 tracing::error!(
@@ -317,7 +317,9 @@ mod tests {
 
     fn shown(input: &Input) -> (u64, u64, u64) {
         match input {
-            Input::Reading(reading) => (reading.identity.index, reading.up, reading.down),
+            Input::Reading(reading) | Input::LoseSim(Some(reading)) => {
+                (reading.identity.index, reading.up, reading.down)
+            }
             _ => (0, 0, 0),
         }
     }
@@ -330,8 +332,7 @@ mod tests {
         let inputs = metering.next_link_event().unwrap();
         // 0 received is the statistics being taken down, not a counter that began anew.
         assert_eq!(shown(inputs.first().unwrap()), (2, 15, 20));
-        assert_eq!(inputs.last(), Some(&Input::LoseSim));
-        assert_eq!(inputs.len(), 2);
+        assert!(matches!(inputs.as_slice(), [Input::LoseSim(Some(_))]));
         assert!(metering.next_link_event().is_none());
     }
 
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(shown(&metering.read(1, Apart::default())), (2, 11, 22));
         assert_eq!(shown(&metering.read(2, Apart::default())), (3, 1, 1));
         // The word of the removal leaves the SIM all the same, and counts nothing a second time.
-        assert_eq!(metering.next_link_event(), Some(vec![Input::LoseSim]));
+        assert_eq!(metering.next_link_event(), Some(vec![Input::LoseSim(None)]));
         assert_eq!(metering.next_link_event(), Some(vec![Input::ReturnSim]));
     }
 }

@@ -124,7 +124,7 @@ fn leaving_the_sim_stores_the_last_usage_and_meters_no_more() {
 fn a_sim_interface_that_comes_back_as_the_same_hides_nothing() {
     let mut bench = Bench::open(10_000);
     bench.use_octets(700, 0);
-    bench.give(Input::LoseSim);
+    bench.give(Input::LoseSim(None));
     // Renamed, say: it is the SIM's under another name.
     bench.use_octets(300, 0);
     assert_eq!(bench.agent.used(), Octets(700));
@@ -133,12 +133,32 @@ fn a_sim_interface_that_comes_back_as_the_same_hides_nothing() {
     bench.register();
     assert_eq!(bench.last_request().used, Octets(1_000));
     bench.grant(10_000);
-    bench.give(Input::LoseSim);
+    bench.give(Input::LoseSim(None));
     bench.traffic(50, 0);
     bench.grant(0);
     bench.wait_s(2);
     bench.give(Input::ReturnSim);
     assert_eq!(bench.last_request().used, Octets(1_050));
+}
+
+#[test]
+fn a_lost_sim_ends_its_row_with_what_the_link_said_last() {
+    let mut bench = Bench::open(10_000);
+    bench.traffic(700, 0);
+    let last = Reading {
+        identity: bench.identity.clone(),
+        up: bench.up + 50,
+        down: bench.down,
+        own: 0,
+        dropped: 0,
+    };
+    bench.up += 50;
+    bench.give(Input::LoseSim(Some(last)));
+    let rows = bench.rows();
+    let row = rows.last().unwrap();
+    assert_eq!(row.flags, flag::SWITCH | flag::UNCLEAN, "S33 and S5");
+    assert_eq!(bench.agent.used(), Octets(750));
+    assert_eq!(bench.last_request().reason, Reason::SWITCH);
 }
 
 #[test]
