@@ -328,8 +328,7 @@ impl Turn<'_> {
                 .values()
                 .filter(|pending| self.now < pending.expires);
             live.any(|pending| {
-                codec::decode::<Command>(&pending.message)
-                    .is_ok_and(|command| command.body == body)
+                codec::decode::<Command>(&pending.message).is_ok_and(|command| command.body == body)
             })
         });
         // In their order: one that sets state is superseded by the next.

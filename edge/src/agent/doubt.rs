@@ -92,8 +92,7 @@ impl Agent {
     fn answered_often(&mut self, ack: &UsageAck) -> bool {
         let now_ms = self.now.mono_ms;
         let doubt = &mut self.outbox.doubt;
-        let spaced =
-            doubt.answers == 0 || now_ms >= doubt.answered_ms.saturating_add(GO_BACK_MS);
+        let spaced = doubt.answers == 0 || now_ms >= doubt.answered_ms.saturating_add(GO_BACK_MS);
         if ack.first <= self.state.acked || !spaced {
             return false;
         }

@@ -203,7 +203,10 @@ impl Simulation {
         }
         let state = agent.state();
         // Own octets, allowed hosts and the throttle have their stop: nothing passes beyond it.
-        if body.enforced && !body.rolled && agent.used() > state.credit.ceiling.max(state.credit.stop) {
+        if body.enforced
+            && !body.rolled
+            && agent.used() > state.credit.ceiling.max(state.credit.stop)
+        {
             return Some(format!(
                 "{} octets are used, the ceiling is {} and the stop {}",
                 agent.used(),

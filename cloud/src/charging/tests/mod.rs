@@ -18,6 +18,7 @@ mod plans;
 mod pool;
 mod published;
 mod refunds;
+mod restored;
 
 use std::convert::Infallible;
 
