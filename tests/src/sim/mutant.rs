@@ -73,7 +73,7 @@ mutants! {
     /// The cloud does not move the lease with the validity (R4).
     LeaseNotMoved = "lease-not-moved" in 0,
     /// The cloud shortens the lease with an update that the device may never hear.
-    LeaseShortened = "lease-shortened" in 29,
+    LeaseShortened = "lease-shortened" in 2179,
     /// A merged sample is numbered by its first only.
     MergedByFirst = "merged-by-first" in 0,
     /// A merged sample is numbered by its last only.
