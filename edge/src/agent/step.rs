@@ -272,14 +272,18 @@ impl Agent {
             && self.retiring.is_none()
             && self.shutting.is_none();
         let left = self.remaining() > 0;
+        // The connect budget is the agent's alone: what is allowed or slow beyond the ceiling ends at the stop.
+        let spent = self.meter.used() >= credit.stop;
         GateState {
             open: usable && left,
             ceiling: credit.ceiling,
-            stop: credit.stop.max(self.budget.stop),
+            stop: match spent {
+                true => credit.stop.max(self.budget.stop),
+                false => credit.stop,
+            },
             armed: self.armed(),
             ended: self.state.suspended || (usable && self.nothing_more()),
-            // The connect budget is the agent's alone: what is allowed or slow beyond the ceiling ends at the stop.
-            final_unit: match usable && !left && self.meter.used() < credit.stop {
+            final_unit: match usable && !left && !spent {
                 true => credit.final_unit.clone(),
                 false => None,
             },

@@ -41,9 +41,9 @@ mutants! {
     /// The edge counts validity from the receipt of the answer.
     ValidityFromReceipt = "validity-from-receipt" in 0,
     /// The edge takes answers of any epoch as its own (R1).
-    AnyEpoch = "any-epoch" in 13,
+    AnyEpoch = "any-epoch" in 1,
     /// The edge takes acknowledgements of any epoch as its own (R1).
-    AckAnyEpoch = "ack-any-epoch" in 218,
+    AckAnyEpoch = "ack-any-epoch" in 34,
     /// The edge takes an old answer for the latest (R2).
     StaleAnswer = "stale-answer" in 0,
     /// The edge forgets after a crash what it had metered last (sample and position not in one commit).
@@ -51,7 +51,7 @@ mutants! {
     /// The cloud answers, and then commits.
     AnswerBeforeCommit = "answer-before-commit" in 5,
     /// The cloud debits what a credit request says was used.
-    DebitOnCredit = "debit-on-credit" in 0,
+    DebitOnCredit = "debit-on-credit" in 2,
     /// The cloud forgets its answer and decides the same number again (R5).
     AnswerNotStored = "answer-not-stored" in 0,
     /// The cloud decides a number below the highest (R5).
@@ -69,11 +69,11 @@ mutants! {
     /// The cloud takes segments from the wrong end.
     SegmentsReversed = "segments-reversed" in 0,
     /// The cloud acknowledges usage after a lapse without charging it.
-    LateDropped = "late-dropped" in 0,
+    LateDropped = "late-dropped" in 3,
     /// The cloud does not move the lease with the validity (R4).
     LeaseNotMoved = "lease-not-moved" in 0,
     /// The cloud shortens the lease with an update that the device may never hear.
-    LeaseShortened = "lease-shortened" in 29,
+    LeaseShortened = "lease-shortened" in 2179,
     /// A merged sample is numbered by its first only.
     MergedByFirst = "merged-by-first" in 0,
     /// A merged sample is numbered by its last only.

@@ -20,6 +20,7 @@ mod plans;
 mod pool;
 mod published;
 mod refunds;
+mod restored;
 mod suspicions;
 
 use std::convert::Infallible;
