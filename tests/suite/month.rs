@@ -91,7 +91,10 @@ fn a_managers_month_by_the_command_line() {
     fs::write(&file, script()).unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("bash")
-        .args(["-c", "umask 077; exec bash -euv -o pipefail month.sh 2>&1"])
+        .args([
+            "-c",
+            "umask 077; exec timeout 120 bash -euv -o pipefail month.sh 2>&1",
+        ])
         .current_dir(folder)
         .env("PATH", format!("{}:{path}", folder.display()))
         .env("NO_COLOR", "1")

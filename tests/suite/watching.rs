@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rumqttc::v5::mqttbytes::v5::Packet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use simquota_shared::topic::Up;
@@ -75,10 +76,14 @@ async fn every_message_of_a_run_is_decoded_and_a_flipped_bit_is_refused() {
     }
     // One bit of a message that was good.
     let hand = Hand::of(&device);
-    let (client, _) = Client::connect(&world.broker, "by-hand").await;
+    let (mut client, _) = Client::connect(&world.broker, "by-hand").await;
     let mut octets = hand.sealed(Up::Register, &registration());
     *octets.last_mut().unwrap() ^= 1;
     client.send(&hand.up(Up::Register), false, octets);
+    // Its connection goes on only while it is listened to.
+    client
+        .until(|packet| matches!(packet, Packet::PubAck(_)).then_some(()))
+        .await;
     let refused = watcher
         .wait_line(|line| line.contains("\"refused\""), LIMIT)
         .unwrap();
