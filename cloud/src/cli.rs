@@ -19,6 +19,7 @@ mod rule;
 mod serve;
 mod show;
 mod time;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -149,6 +150,21 @@ enum Command {
         /// Read this store: a copy, for example of a backup
         #[arg(long, value_name = "FOLDER")]
         store: Option<PathBuf>,
+    },
+    /// Print a bearer token for HTTP, made from a key; it ends by itself, and with its key
+    #[command(
+        after_help = "Example: simquota-cloud token --key auditor --days 30 > prometheus.token"
+    )]
+    Token {
+        /// For how many days it is good, at most 366
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=366))]
+        days: u64,
+    },
+    /// Print the key with which a receiver of web hooks checks signatures, as 64 hexadecimal digits
+    #[command(after_help = "Example: simquota-cloud hook-key pager > pager.key")]
+    HookKey {
+        /// The receiver's name in cloud.toml
+        name: KeyId,
     },
     /// Write a broker's access control: everybody to their own topics, passwords derived from keys
     #[command(
@@ -394,6 +410,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(common: &Common, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init { broker, node } => init::run(common, broker.as_deref(), node.as_deref()),
+        Command::Token { days } => token::token(common, days),
+        Command::HookKey { name } => token::hook_key(common, &name),
         Command::Serve => serve::run(common),
         Command::Fleet(command) => match command {
             FleetCommand::Create { fleet } => platform::create_fleet(common, &fleet),

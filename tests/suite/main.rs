@@ -21,6 +21,7 @@ mod keys;
 mod kills;
 mod mistakes;
 mod netns;
+mod operators;
 mod pool;
 mod process;
 mod protocol;
