@@ -9,7 +9,9 @@ use simquota_tests::missing::missing_part;
 use super::*;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cloud").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../cloud")
+        .join(name)
 }
 
 /// Every word in a text that is a metric's name.
@@ -46,7 +48,16 @@ fn each_metric_of_dashboard_and_alerts_is_in_a_live_scrape_and_each_in_a_scrape_
     let nobody = simquota_tests::port::free_port().unwrap();
     let hook = format!("[[hook]]\nname = \"pager\"\nurl = \"http://127.0.0.1:{nobody}/\"\n");
     let at = restart_with(&mut world, &hook);
-    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "1MB", "--package", "p"]);
+    world.cloud(&[
+        "package",
+        "buy",
+        "--fleet",
+        "buses",
+        "--volume",
+        "1MB",
+        "--package",
+        "p",
+    ]);
     let mut device = world.device("t-1", &crate::world::steady(3, 10), 5, "1 kB");
     device.start();
     device.process.as_mut().unwrap().wait_exit(LIMIT).unwrap();
@@ -74,7 +85,10 @@ fn each_metric_of_dashboard_and_alerts_is_in_a_live_scrape_and_each_in_a_scrape_
     for line in scrape.lines() {
         if let Some(name) = line.strip_prefix("# TYPE ") {
             let name = name.split(' ').next().unwrap();
-            assert!(page.contains(&format!("`{name}`")), "OPERATIONS.md says nothing of {name}");
+            assert!(
+                page.contains(&format!("`{name}`")),
+                "OPERATIONS.md says nothing of {name}"
+            );
         }
     }
 }
@@ -105,17 +119,29 @@ fn each_alert_has_its_paragraph_and_each_paragraph_its_alert() {
 
 #[test]
 fn promtool_takes_the_rules() {
-    let Ok(said) = Command::new("promtool").args(["check", "rules"]).arg(file("ops/alerts.yml")).output() else {
+    let Ok(said) = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(file("ops/alerts.yml"))
+        .output()
+    else {
         return missing_part("promtool (alert rules)");
     };
     let words = String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success(), "{words}{}", String::from_utf8_lossy(&said.stderr));
-    assert!(words.contains(&format!("SUCCESS: {} rules found", alerts().len())), "{words}");
+    assert!(
+        said.status.success(),
+        "{words}{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    assert!(
+        words.contains(&format!("SUCCESS: {} rules found", alerts().len())),
+        "{words}"
+    );
 }
 
 #[test]
 fn the_dashboard_is_json_whose_panels_each_ask_something() {
-    let dashboard: serde_json::Value = serde_json::from_str(&read(&file("ops/dashboard.json"))).unwrap();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read(&file("ops/dashboard.json"))).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     assert!(panels.len() > 10);
     for panel in panels {

@@ -52,7 +52,10 @@ impl Receiver {
                 };
                 failures = failures.saturating_sub(1);
                 seen.lock().unwrap().push(got);
-                let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
                 let _ = stream.shutdown(Shutdown::Write);
             }
         });
@@ -117,7 +120,10 @@ fn kinds(got: &[Got]) -> BTreeMap<u64, String> {
         let body: Value = serde_json::from_str(&one.body).unwrap();
         let kind = body["kind"].as_str().unwrap().to_owned();
         let before = kinds.insert(body["id"].as_u64().unwrap(), kind.clone());
-        assert!(before.is_none_or(|before| before == kind), "one id, one event");
+        assert!(
+            before.is_none_or(|before| before == kind),
+            "one id, one event"
+        );
         assert_eq!(one.headers["simquota-event"], body["id"].to_string());
     }
     kinds
@@ -141,13 +147,23 @@ fn each_event_arrives_at_least_once_over_failures_and_kills_of_both_sides() {
     );
     let at = restart_with(&mut world, &hooks);
     let key = world.text(&["hook-key", "pager"]);
-    let key: [u8; 32] = std::array::from_fn(|n| u8::from_str_radix(&key[2 * n..2 * n + 2], 16).unwrap());
+    let key: [u8; 32] =
+        std::array::from_fn(|n| u8::from_str_radix(&key[2 * n..2 * n + 2], 16).unwrap());
 
     // Twice it fails, the third time it takes the event, and what follows.
     let got = Arc::new(Mutex::new(Vec::new()));
     let receiver = Receiver::start(port, &got, 2);
     suspend(&world);
-    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "1MB", "--package", "p"]);
+    world.cloud(&[
+        "package",
+        "buy",
+        "--fleet",
+        "buses",
+        "--volume",
+        "1MB",
+        "--package",
+        "p",
+    ]);
     world.cloud(&["package", "cancel", "p", "--fleet", "buses"]);
     let first = receiver.await_got("two events after two failures", |got| got.len() >= 4);
     let order = ids(&first);
@@ -165,7 +181,15 @@ fn each_event_arrives_at_least_once_over_failures_and_kills_of_both_sides() {
     let all = receiver.await_got("four events in all", |got| kinds(got).len() >= 4);
     let kinds = kinds(&all);
     let told: Vec<&str> = kinds.values().map(String::as_str).collect();
-    assert_eq!(told, ["fleet-suspended", "fleet-resumed", "fleet-suspended", "fleet-resumed"]);
+    assert_eq!(
+        told,
+        [
+            "fleet-suspended",
+            "fleet-resumed",
+            "fleet-suspended",
+            "fleet-resumed"
+        ]
+    );
 
     // Signed, each try under its own time, by the key that the receiver has.
     for one in &all {
@@ -178,7 +202,13 @@ fn each_event_arrives_at_least_once_over_failures_and_kills_of_both_sides() {
     // The ids are entries of the journal, as on the broker.
     let trail = world.cloud(&["explain", "--fleet", "buses"]).remove(0);
     for id in kinds.keys() {
-        assert!(trail.as_array().unwrap().iter().any(|row| row["entry"].as_u64() == Some(*id)));
+        assert!(
+            trail
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|row| row["entry"].as_u64() == Some(*id))
+        );
     }
     // The dead receiver has held up nobody, and its events wait.
     drop(at);

@@ -29,14 +29,22 @@ fn a_key_that_is_believed_reads_the_metrics_and_nobody_else() {
     let at = restart_with(&mut world, "");
     assert_eq!(get(at, "/healthz", None).status, 200);
     await_ready(at);
-    assert_eq!(get(at, "/readyz", None).body, "{\"ready\":true,\"reasons\":[]}\n");
+    assert_eq!(
+        get(at, "/readyz", None).body,
+        "{\"ready\":true,\"reasons\":[]}\n"
+    );
     assert_eq!(get(at, "/nothing", None).status, 404);
 
     let refused = get(at, "/metrics", None);
     assert_eq!(refused.status, 401, "loopback exempts nobody");
     let challenge = "www-authenticate: bearer realm=\"simquota\"";
-    assert!(refused.headers.iter().any(|line| line == challenge), "{refused:?}");
-    world.cloud(&["key", "create", "auditor", "--role", "viewer", "--fleet", "buses"]);
+    assert!(
+        refused.headers.iter().any(|line| line == challenge),
+        "{refused:?}"
+    );
+    world.cloud(&[
+        "key", "create", "auditor", "--role", "viewer", "--fleet", "buses",
+    ]);
     let viewer = token(&world, "auditor");
     assert_eq!(get(at, "/metrics", Some(&viewer)).status, 200);
     let forged = viewer.replace("auditor", "admin");
@@ -47,7 +55,10 @@ fn a_key_that_is_believed_reads_the_metrics_and_nobody_else() {
     assert_eq!(get(at, "/metrics", Some(&altered)).status, 401);
 
     // A viewer looks and changes nothing.
-    assert_eq!(request(at, "PUT", "/log", Some(&viewer), "debug").status, 403);
+    assert_eq!(
+        request(at, "PUT", "/log", Some(&viewer), "debug").status,
+        403
+    );
     assert_eq!(request(at, "PUT", "/log", None, "debug").status, 401);
     // The answer to the command is out, so the entry is durable: the token goes with its key.
     world.cloud(&["key", "revoke", "auditor"]);
@@ -55,7 +66,11 @@ fn a_key_that_is_believed_reads_the_metrics_and_nobody_else() {
 
     let at = restart_with(&mut world, "metrics_open = true\n");
     assert_eq!(get(at, "/metrics", None).status, 200);
-    assert_eq!(get(at, "/log", None).status, 401, "nothing else is opened by it");
+    assert_eq!(
+        get(at, "/log", None).status,
+        401,
+        "nothing else is opened by it"
+    );
     world.cloud.as_ref().unwrap().assert_no_errors(&[]);
 }
 
@@ -63,21 +78,32 @@ fn a_key_that_is_believed_reads_the_metrics_and_nobody_else() {
 fn the_level_of_the_log_changes_while_it_runs() {
     let mut world = World::start();
     let at = restart_with(&mut world, "");
+    await_ready(at);
     let admin = token(&world, "admin");
     assert_eq!(get(at, "/log", Some(&admin)).body, "info\n");
     let mark = world.cloud.as_ref().unwrap().mark();
     let wrong = request(at, "PUT", "/log", Some(&admin), "loud");
     assert_eq!(wrong.status, 400, "{wrong:?}");
     let too_long = "info,".repeat(100);
-    assert_eq!(request(at, "PUT", "/log", Some(&admin), &too_long).status, 413);
-    assert_eq!(request(at, "PUT", "/log", Some(&admin), "simquota_cloud=debug").status, 204);
+    assert_eq!(
+        request(at, "PUT", "/log", Some(&admin), &too_long).status,
+        413
+    );
+    assert_eq!(
+        request(at, "PUT", "/log", Some(&admin), "simquota_cloud=debug").status,
+        204
+    );
     // Under the new level what was decided is told.
     let mut device = world.device("t-1", &steady(30, 10), 1, "1 kB");
     world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "1MB"]);
     device.start();
     let cloud = world.cloud.as_ref().unwrap();
     cloud
-        .wait_line_after(mark, |line| line.contains("DEBUG") && line.contains("decided"), LIMIT)
+        .wait_line_after(
+            mark,
+            |line| line.contains("DEBUG") && line.contains("decided"),
+            LIMIT,
+        )
         .unwrap();
     // SIGHUP puts the file's line in force again.
     let pid = cloud.id().to_string();
@@ -94,13 +120,21 @@ fn it_is_not_ready_without_a_broker() {
     let mut world = World::start();
     let path = world.folder.path().join("cloud.toml");
     let text = read(&path);
-    let line = text.lines().find(|line| line.starts_with("port = ")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("port = "))
+        .unwrap();
     let nobody = simquota_tests::port::free_port().unwrap();
     fs::write(&path, text.replace(line, &format!("port = {}", nobody))).unwrap();
     let at = restart_with(&mut world, "");
     let answer = get(at, "/readyz", None);
     assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("no connection to the broker for control"), "{answer:?}");
+    assert!(
+        answer
+            .body
+            .contains("no connection to the broker for control"),
+        "{answer:?}"
+    );
     assert_eq!(get(at, "/healthz", None).status, 200);
 }
 
@@ -123,7 +157,10 @@ fn a_live_scrape_passes_promtool_and_counts_what_happened() {
     assert!(value(&scrape, "simquota_grant_seconds_count").unwrap() >= 1.0);
     assert!(value(&scrape, "simquota_credit_decisions_total{code=\"2001\"}").unwrap() >= 1.0);
     assert!(value(&scrape, "simquota_journal_sync_seconds_count").unwrap() >= 2.0);
-    assert_eq!(value(&scrape, "simquota_broker_connected{lane=\"usage\"}"), Some(1.0));
+    assert_eq!(
+        value(&scrape, "simquota_broker_connected{lane=\"usage\"}"),
+        Some(1.0)
+    );
     assert_eq!(value(&scrape, "simquota_read_only"), Some(0.0));
     if Command::new("promtool").arg("--version").output().is_err() {
         return missing_part("promtool (metrics)");
@@ -135,9 +172,16 @@ fn a_live_scrape_passes_promtool_and_counts_what_happened() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    tool.stdin.take().unwrap().write_all(scrape.as_bytes()).unwrap();
+    tool.stdin
+        .take()
+        .unwrap()
+        .write_all(scrape.as_bytes())
+        .unwrap();
     let said = tool.wait_with_output().unwrap();
     let words = [said.stdout, said.stderr].concat();
     let words = String::from_utf8_lossy(&words);
-    assert!(said.status.success() && words.is_empty(), "promtool: {words}");
+    assert!(
+        said.status.success() && words.is_empty(),
+        "promtool: {words}"
+    );
 }
