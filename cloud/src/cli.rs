@@ -23,6 +23,7 @@ mod rule;
 mod serve;
 mod show;
 mod time;
+mod token;
 mod top;
 mod watch;
 
@@ -175,6 +176,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(common: &Common, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init { broker, node } => init::run(common, broker.as_deref(), node.as_deref()),
+        Command::Token { days } => token::token(common, days),
+        Command::HookKey { name } => token::hook_key(common, &name),
         Command::Serve => serve::run(common),
         Command::Fleet(command) => match command {
             FleetCommand::Create { fleet } => platform::create_fleet(common, &fleet),

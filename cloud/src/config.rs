@@ -1,5 +1,6 @@
 //! `cloud.toml`. The shipped file is the defaults and the documentation; a test holds it and these types together.
 
+mod operators;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ use raw::{Raw, RawBroker, RawCommand, RawGrant, RawLimits, RawPolicy, RawRegistr
 
 use crate::charging::Rules;
 use crate::io::admission;
+use crate::io::hooks::HookConfig;
+use crate::io::http::HttpConfig;
 use crate::io::tls::TlsFiles;
 
 /// The shipped, commented defaults.
@@ -44,6 +47,12 @@ pub struct Config {
     pub limits: Limits,
     /// Entries from one checkpoint to the next.
     pub checkpoint_entries: u64,
+    /// What is logged, unless `RUST_LOG` says otherwise.
+    pub log: String,
+    /// Where operators ask.
+    pub http: HttpConfig,
+    /// Who is told of events over HTTP.
+    pub hooks: Vec<HookConfig>,
 }
 
 /// How to reach the broker.
@@ -221,6 +230,9 @@ impl At<'_> {
             registration,
             limits,
             store,
+            log,
+            http,
+            hook,
         } = raw;
         if data.as_os_str().is_empty() {
             return Err(self.wrong("data", "it is empty: write a folder"));
@@ -232,6 +244,9 @@ impl At<'_> {
             broker: self.broker(broker)?,
             rules: self.rules(grant, policy, &command, &registration)?,
             limits: self.limits(&limits)?,
+            log: self.log(log)?,
+            http: self.http(&http)?,
+            hooks: self.hooks(hook)?,
             checkpoint_entries: self.within(
                 "store.checkpoint_entries",
                 store.checkpoint_entries,

@@ -5,6 +5,7 @@
 //! the program, so that another binary can run it too.
 
 #![doc = include_str!("../THREATS.md")]
+#![doc = include_str!("../OPERATIONS.md")]
 
 pub mod charging;
 pub mod cli;

@@ -11,6 +11,7 @@
 //! | [`codec`] | CBOR, bounded and canonical or refused |
 //! | [`envelope`] | COSE_Mac0 and COSE_Sign1 with the topic as external data; key derivation |
 //! | [`message`] | one file for each message |
+//! | [`trace`] | one name for a request or a sample in every log |
 //! | `tls` | what a connection trusts, and what its errors mean (feature `tls`) |
 //!
 //! What follows is the protocol for one who writes another device or cloud. `protocol.cddl` beside this crate describes
@@ -27,6 +28,7 @@ pub mod message;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod topic;
+pub mod trace;
 pub mod units;
 
 /// Version of the wire: the first element of every payload (DESIGN: fields are only ever appended).

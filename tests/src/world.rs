@@ -136,6 +136,21 @@ impl<B: Broker> World<B> {
         (values, output.status.code().unwrap_or(-1), said)
     }
 
+    /// What a command of `simquota-cloud` prints for people; it has to succeed.
+    #[must_use]
+    pub fn text(&self, args: &[&str]) -> String {
+        let output = Command::new(program())
+            .args(["cloud", "--config"])
+            .arg(self.folder.path().join("cloud.toml"))
+            .args(args)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "simquota-cloud {args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// The same, which has to succeed.
     pub fn cloud(&self, args: &[&str]) -> Vec<Value> {
         let (values, code, said) = self.command(args);

@@ -25,6 +25,7 @@ mod kills;
 mod mistakes;
 mod month;
 mod netns;
+mod operators;
 mod pool;
 mod process;
 mod protocol;

@@ -307,6 +307,7 @@ fn explained<E: std::fmt::Display>(
             ("cause", Value::Text("Refusal".to_owned())),
             ("words", Value::Text(format!("refused now: {words}"))),
             ("moves", Value::Array(Vec::new())),
+            ("trace", Value::Null),
         ]));
     }
     Value::Array(rows)

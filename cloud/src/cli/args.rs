@@ -97,6 +97,21 @@ pub(super) enum Command {
         #[arg(long, value_name = "FOLDER")]
         store: Option<PathBuf>,
     },
+    /// Print a bearer token for HTTP, made from a key; it ends by itself, and with its key
+    #[command(
+        after_help = "Example: simquota-cloud token --key auditor --days 30 > prometheus.token"
+    )]
+    Token {
+        /// For how many days it is good, at most 366
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=366))]
+        days: u64,
+    },
+    /// Print the key with which a receiver of web hooks checks signatures, as 64 hexadecimal digits
+    #[command(after_help = "Example: simquota-cloud hook-key pager > pager.key")]
+    HookKey {
+        /// The receiver's name in cloud.toml
+        name: KeyId,
+    },
     /// Write a broker's access control: everybody to their own topics, passwords derived from keys
     #[command(
         after_help = "Run it again after each `enrol`, `key` and `shut-out`.\nExample: simquota-cloud acl mosquitto --out /etc/mosquitto"

@@ -114,6 +114,11 @@ impl Asker {
         })
     }
 
+    /// Whose key it is, and the key itself, for what is made of it here.
+    pub(super) fn identity(&self) -> (&Kid, &Key) {
+        (&self.kid, &self.key)
+    }
+
     /// The data folder's keys, for commands that make some.
     pub(super) fn keys(&self) -> anyhow::Result<KeyFolder> {
         Ok(KeyFolder::open(&self.config.data)?)

@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub(super) struct Raw {
     pub(super) node: String,
     pub(super) data: PathBuf,
+    pub(super) log: String,
+    pub(super) hook: Vec<RawHook>,
     pub(super) broker: RawBroker,
     pub(super) grant: RawGrant,
     pub(super) policy: RawPolicy,
@@ -16,6 +18,26 @@ pub(super) struct Raw {
     pub(super) registration: RawRegistration,
     pub(super) limits: RawLimits,
     pub(super) store: RawStore,
+    pub(super) http: RawHttp,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHttp {
+    pub(super) listen: String,
+    pub(super) metrics_open: bool,
+}
+
+/// A receiver of web hooks. The shipped file has none, so what may be left out has its default here.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHook {
+    pub(super) name: String,
+    pub(super) url: String,
+    #[serde(default)]
+    pub(super) fleet: Option<String>,
+    #[serde(default)]
+    pub(super) kinds: Vec<String>,
 }
 
 #[derive(Deserialize)]

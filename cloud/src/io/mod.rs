@@ -15,6 +15,9 @@
 //! | [`admission`] | how often a device may ask |
 //! | `pipeline` | receive, verify, decide, commit, send, acknowledge |
 //! | `query` | answers out of the journal, beside the pipeline |
+//! | [`hooks`] | events to receivers over HTTP, each from a cursor of its own |
+//! | [`http`] | health, readiness, metrics, the log's level, for whoever has a token |
+//! | [`metrics`] | what is counted and timed, in Prometheus' words |
 //! | [`serve`] | the service: starts all of it and stops it |
 //!
 //! # What waits, how much of it, and what happens then
@@ -40,7 +43,10 @@
 pub mod admission;
 pub mod backup;
 pub mod clock;
+pub mod hooks;
+pub mod http;
 pub mod keys;
+pub mod metrics;
 pub mod mqtt;
 #[cfg(test)]
 mod peer;

@@ -109,6 +109,7 @@ pub enum OptionsError {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     generation: u64,
+    arrived_ns: u64,
     publish: Publish,
 }
 
@@ -132,6 +133,12 @@ impl Delivery {
             .topic
             .len()
             .saturating_add(self.publish.payload.len())
+    }
+
+    /// When it came, on the clock that never jumps.
+    #[must_use]
+    pub fn arrived_ns(&self) -> u64 {
+        self.arrived_ns
     }
 
     /// The connection that it came over.

@@ -26,6 +26,8 @@ pub(crate) use operators::node_status;
 
 use super::admission::{Admission, busy};
 use super::clock::{self, Monotonic};
+use super::hooks::Hooks;
+use super::http::Observed;
 use super::mqtt::{Deadline, Delivery};
 use super::query::Desk;
 use super::serve::ServeError;
@@ -33,8 +35,8 @@ use super::store::{Store, StoreError};
 use super::verify::{Said, Verifier};
 use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict, named_entry};
 use crate::config::Config;
-use crate::ledger::entry::{Cause, Entry};
-use crate::ledger::{Broken, Ledger};
+use crate::ledger::entry::{Cause, Entry, Subject};
+use crate::ledger::{Broken, Ledger, explain};
 use operators::Operators;
 use post::{Post, Sent};
 use presence::{Heard, Presence};
@@ -45,6 +47,8 @@ use watch::{JumpWatch, ProbeWatch};
 /// How often a message is tried before it is rejected.
 const TRIES: u32 = 3;
 const SECOND_MS: u64 = 1000;
+/// How the topic of a credit request ends.
+const CREDIT: &str = "/up/credit";
 /// Parts of answers that one loop sends, so that a long answer does not hold up the devices.
 const ANSWERS_A_LOOP: usize = 32;
 /// Events that one loop sends.
@@ -84,7 +88,9 @@ pub(super) struct Pipeline {
     inbox: Arc<Inbox>,
     desk: Desk,
     operators: Operators,
+    observed: Arc<Observed>,
     publisher: Publisher,
+    hooks: Hooks,
     answers: VecDeque<Outgoing>,
     presence: Presence,
     probes: ProbeWatch,
@@ -112,6 +118,8 @@ pub(super) struct Parts {
     pub(super) desk: Desk,
     /// Up to where events were published.
     pub(super) published: EntryNumber,
+    pub(super) observed: Arc<Observed>,
+    pub(super) hooks: Hooks,
 }
 
 impl Pipeline {
@@ -136,6 +144,8 @@ impl Pipeline {
             desk: parts.desk,
             operators: Operators::new(config.node.clone(), limits.rejected_per_s),
             publisher: Publisher::new(parts.published),
+            observed: parts.observed,
+            hooks: parts.hooks,
             answers: VecDeque::new(),
             presence: Presence::default(),
             probes: ProbeWatch::new(config.broker.self_test),
@@ -196,7 +206,10 @@ impl Pipeline {
             .figures
             .received
             .saturating_add(works.len() as u64);
+        let metrics = &self.observed.metrics;
+        metrics.batch.observe(works.len() as f64);
         for (lane, delivery) in works {
+            metrics.received.with_label_values(&[lane.name()]).inc();
             self.probes.heard(*lane, delivery.generation());
         }
         if self.read_only.is_some() {
@@ -325,8 +338,18 @@ impl Pipeline {
         let Some(store) = &mut self.store else {
             return Err(StoreError::Poisoned(self.store_folder.clone()).into());
         };
+        let started_ns = clock::monotonic_ns();
         store.commit(entries)?;
+        self.observed
+            .metrics
+            .sync
+            .observe(seconds(clock::monotonic_ns().saturating_sub(started_ns)));
+        self.observed.durable(&self.ledger, entries);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            tell(entries);
+        }
         self.publisher.look(&self.ledger, entries);
+        self.hooks.look(&self.ledger, entries);
         let decided = entries
             .iter()
             .filter(|entry| matches!(entry.cause, Cause::Credit(_)))
@@ -348,6 +371,8 @@ impl Pipeline {
             if let Some((_, delivery)) = works.get(index) {
                 let topic = delivery.topic().unwrap_or("(not text)");
                 let payload = delivery.payload();
+                let refused = &self.observed.metrics.refused;
+                refused.with_label_values(&[refusal.reason]).inc();
                 outgoing.extend(self.operators.refused(&refusal, topic, payload, now));
             }
         }
@@ -367,9 +392,24 @@ impl Pipeline {
         }
         let deadline = Deadline::within_ms(self.send_wait_ms);
         self.send_all(&outgoing, deadline);
+        self.time_grants(works);
         // A wait of its own: a broker that was slow for the answers may be quick again.
         let deadline = Deadline::within_ms(self.send_wait_ms);
         self.post.acknowledge(works, deadline);
+    }
+
+    /// How long credit requests waited for what was just handed to the connection.
+    fn time_grants(&self, works: &[(Lane, Delivery)]) {
+        let now_ns = clock::monotonic_ns();
+        for (_, delivery) in works {
+            if delivery
+                .topic()
+                .is_some_and(|topic| topic.ends_with(CREDIT))
+            {
+                let waited_ns = now_ns.saturating_sub(delivery.arrived_ns());
+                self.observed.metrics.grant.observe(seconds(waited_ns));
+            }
+        }
     }
 
     fn send_all(&mut self, outgoing: &[Outgoing], deadline: Deadline) {
@@ -411,6 +451,21 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Each decision under the name that the device's log has for what it sent.
+fn tell(entries: &[Entry]) {
+    for entry in entries {
+        if let (Some(trace), Subject::Device(device)) = (explain::trace(entry), &entry.subject) {
+            let cause = entry.cause.name();
+            tracing::debug!(%device, trace, entry = entry.number.value(), cause, "decided and durable");
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a figure for a histogram")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn rate_limited(retry_s: u64) -> Refusal {

@@ -14,7 +14,10 @@ use simquota_shared::topic::filter;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::clock;
+use super::hooks::{HookError, Hooks};
+use super::http::{self, LogSwitch, Observed};
 use super::keys::{ADMIN, KeyError, KeyFolder, node_user};
+use super::metrics::Metrics;
 use super::mqtt::{self, Line, Options, OptionsError, Will};
 use super::pipeline::{Inbox, Lane, Parts, Pipeline, commit_first, node_status};
 use super::query::Desk;
@@ -56,6 +59,12 @@ pub enum ServeError {
     /// A message of our own can't be written: a defect.
     #[error("the last will can't be written ({0}): report this")]
     Will(String),
+    /// The receivers of web hooks can't be started.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// A metric can't be made: a defect.
+    #[error("a metric can't be made ({0}): report this")]
+    Metrics(String),
     /// A thread panicked: a defect.
     #[error("the service stopped by a panic, see the lines above: report this and start it again")]
     Panicked,
@@ -74,8 +83,34 @@ impl Service {
     /// # Errors
     /// [`ServeError`] for everything that can be known before there is a connection: keys, store, settings.
     pub fn start(config: &Config) -> Result<Self, ServeError> {
+        Self::start_with(config, None)
+    }
+
+    /// The same, with a log whose level can be changed over HTTP.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub fn start_with(
+        config: &Config,
+        log: Option<Arc<dyn LogSwitch>>,
+    ) -> Result<Self, ServeError> {
         let folder = KeyFolder::open(&config.data)?;
         let node_key = folder.node()?;
+        let metrics = Metrics::new().map_err(|error| ServeError::Metrics(error.to_string()))?;
+        let observed = Arc::new(Observed::new(metrics));
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("mqtt")
+            .enable_all()
+            .build()?;
+        // First of all: reading a long journal takes its time, and who asks should be told so.
+        http::serve(
+            runtime.handle(),
+            config.http,
+            folder.clone(),
+            Arc::clone(&observed),
+            log,
+        );
         let started_ms = clock::monotonic_ms();
         let mut store = Store::open(&config.store_folder())?;
         let mut ledger = store.load()?;
@@ -99,11 +134,8 @@ impl Service {
             )?;
             tracing::info!(key = %admin, "first admin key admitted");
         }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("mqtt")
-            .enable_all()
-            .build()?;
+        observed.recovered(&ledger);
+        let hooks = Hooks::start(&config.hooks, &node_key, &mut store, &observed)?;
         let inbox = Arc::new(Inbox::new(INBOX_OCTETS));
         let connect = |lane| connect(config, &node_key, runtime.handle(), &inbox, lane);
         let parts = Parts {
@@ -116,6 +148,8 @@ impl Service {
             node_key: node_key.clone(),
             desk: Desk::open(Arc::clone(&inbox), config.data.join("backups"))?,
             inbox: Arc::clone(&inbox),
+            observed,
+            hooks,
         };
         let pipeline = Pipeline::new(config, parts);
         let pipeline = thread::Builder::new()

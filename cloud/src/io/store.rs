@@ -6,6 +6,7 @@
 //! checkpoint  "h" entry number (8)                [octets, parts, SHA-256]: the parts above are complete
 //! checkpoint  "format"                            1
 //! checkpoint  "test"                              zeros: written to see whether the disk takes writes
+//! checkpoint  "hook/" name                        the entry up to which events were delivered to a web hook
 //! checkpoint  "published"                         the entry up to which events were published
 //! ```
 //!
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use rustix::fs::{Advice, fadvise};
+use simquota_shared::ids::KeyId;
 use simquota_shared::units::EntryNumber;
 
 pub use error::StoreError;
@@ -40,6 +42,10 @@ const TEST_OCTETS: usize = 64 * 1024;
 const PUBLISHED_KEY: &[u8] = b"published";
 /// Small memtables: a commit that waits for one to be written out waits for so much.
 const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
+
+fn hook_key(name: &KeyId) -> Vec<u8> {
+    format!("hook/{name}").into_bytes()
+}
 
 /// An open store. It belongs to one thread; a [`Reader`] may read beside it.
 pub struct Store {
@@ -190,15 +196,27 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the row can't be read.
     pub fn published(&self) -> Result<EntryNumber, StoreError> {
+        Ok(self.cursor(PUBLISHED_KEY)?.unwrap_or(EntryNumber::ZERO))
+    }
+
+    /// Up to which entry events were delivered to a web hook; `None` when it is new.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the row can't be read.
+    pub fn hook(&self, name: &KeyId) -> Result<Option<EntryNumber>, StoreError> {
+        self.cursor(&hook_key(name))
+    }
+
+    fn cursor(&self, key: &[u8]) -> Result<Option<EntryNumber>, StoreError> {
         let row = self
             .checkpoints
-            .get(PUBLISHED_KEY)
+            .get(key)
             .map_err(|error| StoreError::from_fjall(&self.folder, "read", error))?;
-        match row {
-            Some(octets) => serde_cbor::from_slice(&octets)
-                .map_err(|error| StoreError::damaged(&self.folder, error.to_string())),
-            None => Ok(EntryNumber::ZERO),
-        }
+        let read = |octets: fjall::UserValue| {
+            serde_cbor::from_slice(&octets)
+                .map_err(|error| StoreError::damaged(&self.folder, error.to_string()))
+        };
+        row.map(read).transpose()
     }
 
     /// Keeps up to which entry events were published. It is durable with the next commit.
@@ -206,9 +224,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the journal is not touched by it.
     pub fn keep_published(&mut self, entry: EntryNumber) -> Result<(), StoreError> {
+        self.keep_cursor(PUBLISHED_KEY, entry)
+    }
+
+    /// Keeps up to which entry events were delivered to a web hook. It is durable with the next commit.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the journal is not touched by it.
+    pub fn keep_hook(&mut self, name: &KeyId, entry: EntryNumber) -> Result<(), StoreError> {
+        self.keep_cursor(&hook_key(name), entry)
+    }
+
+    fn keep_cursor(&self, key: &[u8], entry: EntryNumber) -> Result<(), StoreError> {
         let octets = self.encoded(&entry)?;
         self.checkpoints
-            .insert(PUBLISHED_KEY, octets)
+            .insert(key, octets)
             .map_err(|error| StoreError::from_fjall(&self.folder, "written", error))
     }
 

@@ -3,6 +3,7 @@
 use serde_cbor::Value;
 use simquota_shared::message::usage::flag;
 use simquota_shared::message::{Kind, Reason};
+use simquota_shared::trace;
 use simquota_shared::units::{Octets, human};
 
 use super::account::{Account, Move, Pocket, Slot};
@@ -30,7 +31,21 @@ pub fn row(entry: &Entry) -> Value {
         ("cause", Value::Text(entry.cause.name().to_owned())),
         ("words", Value::Text(words(entry))),
         ("moves", Value::Array(moves)),
+        (
+            "trace",
+            crate::charging::optional(trace(entry), Value::Text),
+        ),
     ])
+}
+
+/// What the logs of device and cloud call what an entry answers or books, see [`simquota_shared::trace`].
+#[must_use]
+pub fn trace(entry: &Entry) -> Option<String> {
+    match &entry.cause {
+        Cause::Credit(credit) => Some(trace::credit(credit.epoch, credit.number)),
+        Cause::Usage(usage) => Some(trace::usage(usage.epoch, usage.first, usage.last)),
+        _ => None,
+    }
 }
 
 /// The steps of the patent application (CN110446171A) that an entry shows.

@@ -99,10 +99,14 @@ impl Line {
             }
         };
         let octets = sealed.len();
+        // Decoded again only for those who read along.
+        let trace = tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| named(*up, payload))
+            .flatten();
         match self.publisher.try_publish(&topic, sealed, *retain) {
-            Ok(()) => tracing::debug!(topic, octets, "published"),
+            Ok(()) => tracing::debug!(topic, octets, trace, "published"),
             Err(error @ (PublishError::Full | PublishError::Offline | PublishError::Closed)) => {
-                tracing::debug!(topic, octets, %error, "not published");
+                tracing::debug!(topic, octets, trace, %error, "not published");
             }
             Err(error @ (PublishError::TooLarge { .. } | PublishError::Topic(_))) => {
                 tracing::error!(topic, octets, %error, "not published");
@@ -212,4 +216,14 @@ fn will(post: &Post, agent: &Agent) -> Option<Will> {
             None
         }
     }
+}
+
+/// What logs call a message, on both sides.
+fn named(up: Up, payload: &[u8]) -> Option<String> {
+    let up = match up {
+        Up::Credit => simquota_shared::topic::Up::Credit,
+        Up::Usage => simquota_shared::topic::Up::Usage,
+        Up::Status | Up::Register | Up::Ack => return None,
+    };
+    simquota_shared::trace::of(up, payload)
 }

@@ -217,6 +217,7 @@ impl Session {
             Event::Incoming(Packet::Publish(publish)) => {
                 (self.on_event)(MqttEvent::Message(Delivery {
                     generation: self.generation,
+                    arrived_ns: clock::monotonic_ns(),
                     publish,
                 }))
             }

@@ -183,6 +183,15 @@ impl<D> Inbox<D> {
         self.lock().dropped
     }
 
+    /// How many messages wait in each lane, and their octets.
+    pub(crate) fn waiting(&self) -> [(Lane, usize, usize); 2] {
+        let mut queues = self.lock();
+        Lane::BOTH.map(|lane| {
+            let queue = queues.lane(lane);
+            (lane, queue.len(), queue.octets)
+        })
+    }
+
     fn forget(&self, lane: Lane) {
         *self.lock().lane(lane) = Queue::new();
     }

@@ -121,6 +121,11 @@ impl Publisher {
         self.under_way.remove(&entry);
     }
 
+    /// How many events have not come back.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// The cursor, when it has moved since it was last asked for.
     pub(super) fn moved(&mut self) -> Option<EntryNumber> {
         let cursor = match self.under_way.keys().next() {

@@ -63,12 +63,14 @@ impl Pipeline {
                 "read-only: nothing is promised until the store takes writes again, which is tried every {TRY_SECONDS} s"
             );
         }
+        self.observed.read_only(Some(why.clone()));
         self.read_only = Some(ReadOnly { why, loaded });
         self.say_status("serving");
     }
 
     fn promise_again(&mut self) {
         if self.read_only.take().is_some() {
+            self.observed.read_only(None);
             tracing::info!(
                 entries = self.ledger.last.value(),
                 "the store takes writes again, promises are made again"

@@ -6,6 +6,7 @@ use super::inbox::Lane;
 use super::{Failure, Pipeline, TRIES};
 use crate::charging::Turn;
 use crate::io::clock;
+use crate::io::metrics::whole;
 use crate::io::mqtt::Deadline;
 use crate::io::serve::ServeError;
 use crate::io::store::{Store, StoreError};
@@ -28,6 +29,7 @@ impl Pipeline {
             && self.sweep_failures < TRIES
             && self.read_only.is_none();
         for (lane, silent) in self.probes.look(clock::monotonic_ms()) {
+            self.observed.silent(lane, silent);
             if silent {
                 tracing::error!(
                     %lane,
@@ -38,7 +40,9 @@ impl Pipeline {
             }
             self.say_status("serving");
         }
+        self.show();
         if seconds.is_multiple_of(STATISTICS_SECONDS) {
+            self.observed.metrics.look(&self.ledger);
             self.operators.log_refusals();
             self.say_statistics();
             self.log_unsent();
@@ -113,6 +117,27 @@ impl Pipeline {
         }
     }
 
+    /// What changes by itself, for whoever scrapes.
+    fn show(&self) {
+        let metrics = &self.observed.metrics;
+        for (lane, messages, octets) in self.inbox.waiting() {
+            let lane = [lane.name()];
+            metrics.queue.with_label_values(&lane).set(whole(messages));
+            let gauge = metrics.queue_bytes.with_label_values(&lane);
+            gauge.set(whole(octets));
+        }
+        metrics
+            .events_pending
+            .set(whole(self.publisher.under_way()));
+        let lag = self.ledger.last.beyond(self.checkpointed);
+        metrics.checkpoint_lag.set(whole(lag));
+        let stopped = self.sweep_failures >= TRIES || self.jumps.stopped();
+        metrics.sweeper_stopped.set(i64::from(stopped));
+        let unsent = self.post.unsent.saturating_add(self.inbox.dropped());
+        let before = metrics.unsent.get();
+        metrics.unsent.inc_by(unsent.saturating_sub(before));
+    }
+
     /// Finds events that were not looked at yet, and keeps the cursor. A cursor that gets lost with power costs
     /// nothing but some events again.
     fn keep_cursor(&mut self) {
@@ -120,10 +145,12 @@ impl Pipeline {
             return;
         };
         let looked = self.publisher.catch_up(&self.ledger, &store.reader());
-        let kept = looked.and_then(|()| match self.publisher.moved() {
-            Some(cursor) => store.keep_published(cursor),
-            None => Ok(()),
-        });
+        let kept = looked
+            .and_then(|()| match self.publisher.moved() {
+                Some(cursor) => store.keep_published(cursor),
+                None => Ok(()),
+            })
+            .and_then(|()| self.hooks.keep_up(&self.ledger, store));
         if let Err(error) = kept {
             tracing::warn!(%error, "cursor of events not kept");
         }
@@ -149,6 +176,8 @@ impl Pipeline {
 
     /// The orderly end.
     pub(super) fn finish(mut self) -> Result<(), ServeError> {
+        self.observed.stopping();
+        self.hooks.stop();
         self.keep_cursor();
         if self.read_only.is_none() && self.ledger.last > self.checkpointed {
             self.checkpoint();

@@ -130,6 +130,11 @@ impl JumpWatch {
         }
     }
 
+    /// Whether it ever was.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
     /// False when the clock jumped forward by more than an hour since the last look, or ever before.
     pub(super) fn look(&mut self, wall: UnixMillis, monotonic_ms: u64) -> bool {
         let passed_ms = monotonic_ms.saturating_sub(self.monotonic_ms);
@@ -168,6 +173,8 @@ impl Pipeline {
                 session_present,
             } => {
                 tracing::info!(%lane, session_present, "connected to the broker");
+                self.observed.silent(lane, false);
+                self.observed.connected(lane, true);
                 let now_ms = clock::monotonic_ms();
                 if self.probes.connected(lane, generation, now_ms)
                     && let Err(why) = self.post.probe(lane)
@@ -180,6 +187,7 @@ impl Pipeline {
             }
             MqttEvent::Disconnected { reason, retry_ms } => {
                 self.probes.disconnected(lane);
+                self.observed.connected(lane, false);
                 tracing::warn!(%lane, reason, retry_ms, "not connected to the broker");
             }
             MqttEvent::SubscribeRefused { filter, reason } => tracing::error!(
