@@ -155,7 +155,8 @@ pub(crate) fn run(lengths: Lengths, say: &mut dyn FnMut(&str)) -> anyhow::Result
     let others = Arc::new(Shared::default());
     let askers = ask_all(&runtime, &template, broker.port, &others)?;
 
-    let calm = part(&others, lengths.calm)?;
+    let calm = part(&others, lengths.calm);
+    ensure!(!calm.is_empty(), "no device is answered; {}", service.tail());
     let before = [memory(service.id())?, memory(broker.id)?];
     let mut calm_times = times(&calm);
     let calm_spread = calm_times.spread();
@@ -306,16 +307,12 @@ fn recovery(others: &Shared, length: Duration, slow: Duration) -> anyhow::Result
     bail!("nobody is answered as before for {:?}", GIVEN_UP * 2)
 }
 
-/// All requests that became due and were answered in so long.
-fn part(others: &Shared, length: Duration) -> anyhow::Result<Vec<Asked>> {
+/// All requests that were answered in so long.
+fn part(others: &Shared, length: Duration) -> Vec<Asked> {
     let take = || std::mem::take(&mut *others.asked.lock().unwrap_or_else(PoisonError::into_inner));
     take();
     std::thread::sleep(length);
-    let asked = take();
-    if asked.is_empty() {
-        bail!("no device was answered for {length:?}");
-    }
-    Ok(asked)
+    take()
 }
 
 fn times(asked: &[Asked]) -> Times {
@@ -469,7 +466,7 @@ impl Attack {
         }
         tasks.spawn_on(churn(broker, Arc::clone(&shared)), runtime.handle());
         let began = Instant::now();
-        let asked = part(others, length)?;
+        let asked = part(others, length);
         let taken = shared.taken.load(Ordering::Acquire);
         shared.stop.store(true, Ordering::Release);
         let lasted = began.elapsed().as_secs().max(1);
