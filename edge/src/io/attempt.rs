@@ -1,8 +1,9 @@
 //! Opening a store that ends the process: counted, so that it does not end it for ever.
 //!
-//! Recovery takes some damage for a broken promise of its own and panics. Where panics unwind that is caught; in the
-//! device's program a panic ends the process, and so does the kernel when memory is short. So a file beside the store
-//! says that an opening has begun, and it is gone when the opening has ended, well or not:
+//! Recovery takes some damage for a broken promise of its own and panics; another kind makes it ask for more memory than any
+//! machine has. Where panics unwind the first is caught; in the device's program a panic ends the process, and the second
+//! does so everywhere. So a file beside the store says that an opening has begun, and it is gone when the opening has ended,
+//! well or not:
 //!
 //! ```text
 //! store.opening     the kernel's boot id, and how many openings since that boot have begun and not ended
