@@ -72,7 +72,7 @@ fn a_lost_sim_is_settled_over_the_other_network_and_begins_anew_when_it_is_back(
         // Until the link is gone.
         while near.send_to(&[7; 1_000], (FAR_IP, 9)).is_ok() {
             sent += 1;
-            if sent % 20 == 0 {
+            if sent.is_multiple_of(20) {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }

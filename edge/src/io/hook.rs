@@ -125,7 +125,7 @@ fn ended(child: &mut Child, within_ms: u64) -> io::Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::sync::mpsc::channel;
 

@@ -156,7 +156,11 @@ pub(crate) fn run(lengths: Lengths, say: &mut dyn FnMut(&str)) -> anyhow::Result
     let askers = ask_all(&runtime, &template, broker.port, &others)?;
 
     let calm = part(&others, lengths.calm);
-    ensure!(!calm.is_empty(), "no device is answered; {}", service.tail());
+    ensure!(
+        !calm.is_empty(),
+        "no device is answered; {}",
+        service.tail()
+    );
     let before = [memory(service.id())?, memory(broker.id)?];
     let mut calm_times = times(&calm);
     let calm_spread = calm_times.spread();

@@ -140,9 +140,8 @@ async fn connection(stream: TcpStream, routes: Router, _place: OwnedSemaphorePer
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_LIFE, served).await {
-        Ok(Err(error)) => tracing::debug!(%error, "connection over HTTP ended"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_LIFE, served).await {
+        tracing::debug!(%error, "connection over HTTP ended");
     }
 }
 
@@ -192,7 +191,7 @@ async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     if !desk.metrics_open
         && let Err(refused) = desk.caller(&headers)
     {
-        return refused;
+        return refused.into_response();
     }
     match desk.observed.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT)], text).into_response(),
@@ -205,7 +204,7 @@ async fn metrics(State(desk): State<Desk>, headers: HeaderMap) -> Response {
 
 async fn log_now(State(desk): State<Desk>, headers: HeaderMap) -> Response {
     match (desk.caller(&headers), &desk.log) {
-        (Err(refused), _) => refused,
+        (Err(refused), _) => refused.into_response(),
         (Ok(_), Some(log)) => (log.current() + "\n").into_response(),
         (Ok(_), None) => StatusCode::NOT_IMPLEMENTED.into_response(),
     }
@@ -218,7 +217,7 @@ async fn set_log(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> R
             let words = "this needs the token of an admin's key\n";
             return (StatusCode::FORBIDDEN, words).into_response();
         }
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let Some(log) = &desk.log else {
         return StatusCode::NOT_IMPLEMENTED.into_response();
@@ -233,14 +232,21 @@ async fn set_log(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> R
     }
 }
 
+/// Nobody that is known asks.
+struct Unknown;
+
+impl IntoResponse for Unknown {
+    fn into_response(self) -> Response {
+        let how = [(header::WWW_AUTHENTICATE, "Bearer realm=\"simquota\"")];
+        let words = "a token is needed: simquota-cloud token --key KEY\n";
+        (StatusCode::UNAUTHORIZED, how, words).into_response()
+    }
+}
+
 impl Desk {
     /// Who asks, and what their key allows. Which of all the reasons a token is refused for is nobody's business.
-    fn caller(&self, headers: &HeaderMap) -> Result<(String, Role), Response> {
-        self.believed(headers).ok_or_else(|| {
-            let how = [(header::WWW_AUTHENTICATE, "Bearer realm=\"simquota\"")];
-            let words = "a token is needed: simquota-cloud token --key KEY\n";
-            (StatusCode::UNAUTHORIZED, how, words).into_response()
-        })
+    fn caller(&self, headers: &HeaderMap) -> Result<(String, Role), Unknown> {
+        self.believed(headers).ok_or(Unknown)
     }
 
     fn believed(&self, headers: &HeaderMap) -> Option<(String, Role)> {
