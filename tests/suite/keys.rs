@@ -102,14 +102,18 @@ async fn a_device_that_shows_up_as_two_is_refused_or_frozen() {
     register(&client, &hand, &second);
     let (refused, _): (RegisterAnswer, _) = answer(&mut client, &hand, Down::Register).await;
     assert_eq!(refused.code, Code::SERVICE_DENIED);
-    // The SIM of another device.
+    // The SIM of another device: it is served under one of its own, and that is told.
+    let taken = first.sim.unwrap().iccid;
     let sim = RegisterRequest {
-        iccid: first.sim.map(|sim| sim.iccid),
+        iccid: Some(taken.clone()),
         ..registration()
     };
     register(&client, &other, &sim);
-    let (refused, _): (RegisterAnswer, _) = answer(&mut client, &other, Down::Register).await;
-    assert_eq!(refused.code, Code::SERVICE_DENIED);
+    let (served, _): (RegisterAnswer, _) = answer(&mut client, &other, Down::Register).await;
+    assert!(served.code.is_success());
+    assert_ne!(served.sim.unwrap().iccid, taken);
+    let shown = world.cloud(&["device", "show", "tracker-b"]).remove(0);
+    assert_eq!(shown["suspicions"][0]["reason"], "second-sim", "{shown}");
     // Two stores that supersede each other: after the day's epochs no more.
     for epoch in 0..24 {
         let request = RegisterRequest {

@@ -61,7 +61,7 @@ impl Turn<'_> {
                 || self.ledger.sim_of(id) != Some(&iccid)
         });
         let orphans = known.is_some_and(|device| device.epoch != request.epoch);
-        let second = known.and_then(|_| self.holder(id, request)).cloned();
+        let second = self.holder(id, request).cloned();
         if news {
             self.close_before(id, request)?;
             let cause = self.registered(id, kid, request, iccid)?;

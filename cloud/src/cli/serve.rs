@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::reload;
 
@@ -32,8 +32,10 @@ struct Log {
 impl LogSwitch for Log {
     fn set(&self, directives: &str) -> Result<(), String> {
         let words = "write for example: info,simquota_cloud=debug";
+        // A word alone would be taken for a target, and all of it shown.
+        let plain = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
         let filter: Targets = match directives.parse() {
-            Ok(filter) if !directives.is_empty() => filter,
+            Ok(filter) if directives.split(',').all(plain) => filter,
             _ => return Err(format!("'{directives}' is no level: {words}")),
         };
         self.handle
