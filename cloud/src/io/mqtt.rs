@@ -12,6 +12,7 @@
 //!   one only uses calls that can't wait.
 
 mod backoff;
+mod owed;
 mod resume;
 mod session;
 #[cfg(test)]
@@ -110,6 +111,8 @@ pub enum OptionsError {
 pub struct Delivery {
     generation: u64,
     arrived_ns: u64,
+    /// Whether the broker is to get an acknowledgement; see [`owed`].
+    owed: bool,
     publish: Publish,
 }
 
@@ -328,7 +331,8 @@ impl Line {
         let Some(established) = lock(&self.shared.established).clone() else {
             return;
         };
-        if established.generation != delivery.generation
+        if !delivery.owed
+            || established.generation != delivery.generation
             || established.client.try_ack(&delivery.publish).is_ok()
         {
             return;

@@ -181,7 +181,8 @@ pub(crate) fn run(lengths: Lengths, say: &mut dyn FnMut(&str)) -> anyhow::Result
     others.attacked.store(false, Ordering::Release);
     let ended = Instant::now();
     let slow = Duration::from_secs_f64(calm_spread.max_ms.max(50.0) / 1000.0);
-    let after = recovery(&others, lengths.calm.max(Duration::from_secs(10)), slow)?;
+    let after = recovery(&others, lengths.calm.max(Duration::from_secs(10)), slow)
+        .with_context(|| service.tail())?;
     others.stop.store(true, Ordering::Release);
     runtime.block_on(askers.join_all());
     let back = after

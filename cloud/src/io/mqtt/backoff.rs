@@ -22,6 +22,11 @@ impl Backoff {
         }
     }
 
+    /// The wait after a connection whose end was not in the broker's being away.
+    pub(super) fn shortest_ms(&mut self) -> u64 {
+        self.wait_ms(GOOD_AFTER_MS)
+    }
+
     /// The wait after a connection that lasted `lasted_ms`, 0 for one that never came about.
     pub(super) fn wait_ms(&mut self, lasted_ms: u64) -> u64 {
         if lasted_ms >= GOOD_AFTER_MS {

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
+use super::owed::Owed;
 use super::resume;
 use super::{
     Delivery, Established, Flow, MqttEvent, Options, PACKET_OCTETS_MAX, QUEUE, Shared, Wish, lock,
@@ -37,6 +38,8 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
 enum End {
     /// It broke; how long it had been established, 0 if it never was.
     Broken { reason: String, lasted_ms: u64 },
+    /// The broker's session can't be used any more: the next one begins anew.
+    Spoilt { reason: String },
     /// As it was asked to, or nobody wants it any more.
     Over,
 }
@@ -55,6 +58,8 @@ pub(super) struct Session {
     greeting: Option<(ConnAck, Vec<Event>)>,
     /// Publishes of this connection that were accepted and not acknowledged by the broker.
     outstanding: Arc<AtomicU64>,
+    /// Acknowledgements of this connection's deliveries.
+    owed: Owed,
 }
 
 impl Session {
@@ -66,6 +71,7 @@ impl Session {
     ) -> Self {
         Self {
             tls: options.tls.clone().map(Handshake::new),
+            owed: Owed::new(options.receive_max),
             options,
             shared,
             wishes,
@@ -79,22 +85,30 @@ impl Session {
 
     /// Connects again and again until it is asked to leave.
     pub(super) async fn run(mut self, mut backoff: Backoff) {
+        let mut anew = false;
         loop {
             self.generation = self.generation.saturating_add(1);
             self.established_ms = None;
             self.greeting = None;
             self.outstanding = Arc::default();
-            let library = library_options(&self.options, self.tls.as_ref());
+            self.owed = Owed::new(self.options.receive_max);
+            let library = library_options(&self.options, self.tls.as_ref(), anew);
             let (client, mut events) = AsyncClient::builder(library).capacity(QUEUE).build();
             let end = self.connection(client, &mut events).await;
             // The line goes before its loop: nothing is accepted that nobody will send.
             self.establish(None);
             drop(events);
-            let End::Broken { reason, lasted_ms } = end else {
-                (self.on_event)(MqttEvent::Closed);
-                return;
+            // An attempt that did not get through leaves the broker's session as it is.
+            anew = matches!(end, End::Spoilt { .. }) || (anew && self.established_ms.is_none());
+            let (reason, retry_ms) = match end {
+                End::Broken { reason, lasted_ms } => (reason, backoff.wait_ms(lasted_ms)),
+                // What the next one meets is not what this one met.
+                End::Spoilt { reason } => (reason, backoff.shortest_ms()),
+                End::Over => {
+                    (self.on_event)(MqttEvent::Closed);
+                    return;
+                }
             };
-            let retry_ms = backoff.wait_ms(lasted_ms);
             (self.on_event)(MqttEvent::Disconnected { reason, retry_ms });
             select! {
                 () = sleep(Duration::from_millis(retry_ms)) => {}
@@ -121,6 +135,13 @@ impl Session {
                 Ok(Ok(event)) => {
                     if self.happened(&client, events, event) == Flow::BreakOff {
                         return self.broken("more messages came than were asked for".to_owned());
+                    }
+                    if self.owed.is_spent() {
+                        let reason =
+                            "the broker used packet ids twice at a time, which MQTT forbids";
+                        return End::Spoilt {
+                            reason: reason.to_owned(),
+                        };
                     }
                 }
                 Ok(Err(error)) => {
@@ -215,11 +236,17 @@ impl Session {
     fn deliver(&mut self, event: Event) -> Flow {
         match event {
             Event::Incoming(Packet::Publish(publish)) => {
+                let owed = publish.qos == QoS::AtLeastOnce && self.owed.came(publish.pkid);
                 (self.on_event)(MqttEvent::Message(Delivery {
                     generation: self.generation,
                     arrived_ns: clock::monotonic_ns(),
+                    owed,
                     publish,
                 }))
+            }
+            Event::Outgoing(Outgoing::PubAck(id)) => {
+                self.owed.paid(id);
+                Flow::Go
             }
             Event::Incoming(Packet::PubAck(answer)) => {
                 // The library ends the connection over an acknowledgement that nothing waits for.
@@ -289,7 +316,8 @@ async fn over(wishes: &mut watch::Receiver<Wish>) {
     drop(wishes.wait_for(|wish| *wish == Wish::Leave).await);
 }
 
-fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
+/// `anew` asks the broker to forget the session that it has.
+fn library_options(options: &Options, tls: Option<&Handshake>, anew: bool) -> MqttOptions {
     // An IPv6 address must stand in brackets before the port.
     let host = if options.host.contains(':') && !options.host.starts_with('[') {
         format!("[{}]", options.host)
@@ -299,7 +327,7 @@ fn library_options(options: &Options, tls: Option<&Handshake>) -> MqttOptions {
     let mut library = MqttOptions::new(&options.client_id, Broker::tcp(host, options.port));
     library
         .set_keep_alive(options.keep_alive_s)
-        .set_clean_start(options.session_expiry_s == 0)
+        .set_clean_start(anew || options.session_expiry_s == 0)
         .set_session_expiry_interval(Some(options.session_expiry_s))
         .set_ack_mode(AckMode::Manual)
         .set_receive_maximum(Some(options.receive_max))

@@ -163,6 +163,48 @@ fn more_messages_than_there_is_room_for_end_the_connection() {
 }
 
 #[test]
+fn of_two_messages_under_one_packet_id_both_are_taken_and_one_is_acknowledged() {
+    let (listener, port) = broker();
+    let client = client(options(port));
+    let mut peer = Peer::accept(&listener);
+    peer.greet(&[1]);
+    client.connected();
+    for (id, text) in [(7, b"a"), (7, b"b"), (8, b"c")] {
+        peer.deliver("t", id, text);
+    }
+    let deliveries = [client.message(), client.message(), client.message()];
+    assert_eq!(deliveries[1].payload(), b"b");
+    for delivery in &deliveries {
+        client.acknowledge(delivery);
+    }
+    assert_eq!([(); 2].map(|()| peer.acknowledged()), [7, 8]);
+    // Once it is acknowledged, the id is free.
+    peer.deliver("t", 7, b"d");
+    client.acknowledge(&client.message());
+    assert_eq!(peer.acknowledged(), 7);
+}
+
+#[test]
+fn a_session_whose_window_is_spent_on_ids_used_twice_begins_anew() {
+    const CLEAN_START: u8 = 0x02;
+    let (listener, port) = broker();
+    let client = client(options(port));
+    let mut peer = Peer::accept(&listener);
+    peer.greet(&[1]);
+    client.connected();
+    // A quarter of the window of 100, and one more.
+    for _ in 0..27 {
+        peer.deliver("t", 7, b"a");
+    }
+    assert_eq!(peer.read(), None, "the connection is ended");
+    let connect = Peer::accept(&listener).greet(&[1]);
+    assert_eq!(connect[7] & CLEAN_START, CLEAN_START);
+    // And the one after it is resumed again.
+    let connect = Peer::accept(&listener).greet(&[1]);
+    assert_eq!(connect[7] & CLEAN_START, 0);
+}
+
+#[test]
 fn a_full_window_delays_and_the_deadline_ends_the_wait() {
     let (listener, port) = broker();
     let client = client(Options {
