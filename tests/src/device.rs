@@ -11,10 +11,13 @@ use anyhow::{Context as _, bail};
 
 /// It has to fit beside others into the flash of a small router.
 pub const OCTETS_MAX: u64 = 7 * 1024 * 1024 / 2;
-/// Tables for unwinding are of no use where nothing unwinds; relocations are packed (glibc 2.36, musl 1.2.4 or later);
-/// functions with the same code are one.
-const RUSTFLAGS: &str =
-    "-Cforce-unwind-tables=no -Clink-arg=-Wl,-z,pack-relative-relocs -Clink-arg=-Wl,--icf=all";
+/// Tables for unwinding are of no use where nothing unwinds, and those of the libraries are left out too; relocations are
+/// packed (glibc 2.36, musl 1.2.4 or later); functions with the same code are one.
+const RUSTFLAGS: &str = concat!(
+    "-Cforce-unwind-tables=no -Clink-arg=-Wl,--no-eh-frame-hdr -Clink-arg=-Wl,-T,",
+    env!("CARGO_MANIFEST_DIR"),
+    "/src/device.ld -Clink-arg=-Wl,-z,pack-relative-relocs -Clink-arg=-Wl,--icf=all"
+);
 /// So many sections are named.
 const HEAVIEST: usize = 6;
 

@@ -217,6 +217,14 @@ impl Simulation {
         device.wake_at = None;
         // What the counter has beyond the store is lost with the store: the next epoch begins at the counter.
         device.body.lost += device.body.unaccounted();
+        // An epoch that the cloud never met takes the end of the one before with it.
+        let met = self.cloud.ledger.devices.get(&device.body.id);
+        if !met.is_some_and(|found| found.epochs.contains_key(&state.epoch))
+            && let Some(closes) = &state.closes
+            && let Some(before) = device.body.past.get_mut(&closes.epoch)
+        {
+            before.closed = false;
+        }
         device.body.past.insert(
             state.epoch,
             Past {
