@@ -20,13 +20,44 @@ pub fn now() -> UnixMillis {
     )
 }
 
-/// The service's time: the wall clock at its first reading, carried on by a clock that never jumps. Leases run on
-/// it: a wall clock that is set forward by half an hour would end leases whose grants still hold on the devices.
+static START: OnceLock<Start> = OnceLock::new();
+
+/// Where the service's time began.
+#[derive(Clone, Copy)]
+struct Start {
+    at: UnixMillis,
+    monotonic_ms: u64,
+}
+
+impl Start {
+    fn new(wall: UnixMillis, last: UnixMillis, monotonic_ms: u64) -> Self {
+        Self {
+            at: wall.max(last),
+            monotonic_ms,
+        }
+    }
+
+    fn time(self, monotonic_ms: u64) -> UnixMillis {
+        let passed_ms = monotonic_ms.saturating_sub(self.monotonic_ms);
+        UnixMillis(self.at.value().saturating_add(passed_ms))
+    }
+}
+
+/// Begins the service's time, which is not earlier than its last entry's: where the wall clock is behind that, leases
+/// and validities would stand still until it has caught up. Only the first call counts.
+pub fn begin(last: UnixMillis) {
+    START.get_or_init(|| Start::new(now(), last, monotonic_ms()));
+}
+
+/// The service's time: the wall clock at its beginning, carried on by a clock that never jumps. Leases run on it: a
+/// wall clock that is set forward by half an hour would end leases whose grants still hold on the devices.
 #[must_use]
 pub fn steady() -> UnixMillis {
-    static START: OnceLock<(u64, u64)> = OnceLock::new();
-    let (wall_ms, started_ms) = *START.get_or_init(|| (now().value(), monotonic_ms()));
-    UnixMillis(wall_ms.saturating_add(monotonic_ms().saturating_sub(started_ms)))
+    begin(UnixMillis(0));
+    let monotonic_ms = monotonic_ms();
+    START
+        .get()
+        .map_or_else(now, |start| start.time(monotonic_ms))
 }
 
 /// Nanoseconds on a clock that never jumps and goes on while the machine is suspended (`CLOCK_BOOTTIME`): a
@@ -61,6 +92,15 @@ impl Clock for Monotonic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_the_last_entry_time_goes_on_from_there() {
+        let (wall, last) = (UnixMillis(1_000), UnixMillis(90_000));
+        let start = Start::new(wall, last, 70);
+        assert_eq!(start.time(70), last);
+        assert_eq!(start.time(1_070), UnixMillis(91_000));
+        assert_eq!(Start::new(last, wall, 0).time(1), UnixMillis(90_001));
+    }
 
     #[test]
     fn wall_time_is_after_this_was_written_and_monotonic_time_does_not_go_back() {

@@ -28,6 +28,7 @@
 //! | what waits | bound | when it is full | who is told | shown by |
 //! |---|---|---|---|---|
 //! | messages unacknowledged at the broker, a connection | `limits.receive_max` | *the broker holds back*: flow control of MQTT 5; mosquitto 2.0 sends more all the same, see the next line | nobody | `mqtt::tests` |
+//! | messages under a packet id that is in use | a quarter of `limits.receive_max` | *begin the session anew*: devices ask again | the log | `mqtt::…a_session_whose_window_is_spent…` |
 //! | messages for the pipeline, control and usage each | 64 MiB | *break off*: the connection is ended, the broker sends again what was not acknowledged; QoS 0 is *dropped* | QoS 0: counted in `ops/statistics` | `inbox::…at_the_bound_a_connection_ends…` |
 //! | a batch | `limits.batch_max`, a tenth of it for usage | *the rest waits its turn* | nobody | `inbox::…a_flood_of_control_leaves_a_tenth…` |
 //! | notices for the pipeline | 1000 | *the oldest goes*: only the latest state counts, and who asked asks again | nobody | `inbox::…of_too_many_notices…` |

@@ -114,6 +114,7 @@ impl Service {
         let started_ms = clock::monotonic_ms();
         let mut store = Store::open(&config.store_folder())?;
         let mut ledger = store.load()?;
+        clock::begin(ledger.now);
         tracing::info!(
             node = %config.node,
             entries = ledger.last.value(),
