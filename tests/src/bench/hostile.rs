@@ -10,56 +10,36 @@
 //! First calm, then at 30 % of what the broker was just seen to forward, then as fast as the machine can, then calm
 //! again. A wait counts from when a request was due, not from when it was sent. The service has the shipped limits.
 
+mod attack;
+mod others;
+
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use rumqttc::v5::AsyncClient;
-use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::Event;
 use rumqttc::v5::mqttbytes::v5::Packet;
-use rumqttc::v5::{Event, EventLoop};
 use serde::Serialize;
-use simquota_shared::codec;
-use simquota_shared::envelope::{Key, seal};
-use simquota_shared::topic::{Topic, Up};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout};
 
+use self::attack::{Attack, publish};
+use self::others::ask_all;
 use super::figures::{Spread, Times, ratio};
-use super::latency::{Asker, answer};
-use super::load::key_of;
 use super::publisher::{connect, next, subscribe};
 use super::stand::{Broker, Folder, Kind, Responder, Template};
-use super::world::{Device, Dice};
 use crate::process::LIMIT;
 
 /// The first one is the insider, the rest ask.
 const DEVICES: usize = 101;
-/// Connections of those who ask, and how often each asks.
-const ASKERS: usize = 4;
-const ASK_EVERY: Duration = Duration::from_millis(100);
-/// A request without an answer is sent again, as a device does.
-const AGAIN: Duration = Duration::from_secs(10);
-/// Outside of an attack it is sent again so soon, to see how soon it is calm again.
-const LOOK: Duration = Duration::from_millis(500);
 /// A request that nobody answers for so long is one that was lost.
 const GIVEN_UP: Duration = Duration::from_secs(120);
 /// Connections of the attacker that publish.
 const ATTACKERS: usize = 4;
 const INFLIGHT: u16 = 100;
-/// Connections that dribble, and connections made and dropped each second.
-const DRIBBLERS: usize = 100;
-const CHURN_EVERY: Duration = Duration::from_millis(20);
-const GIANT_OCTETS: usize = 200 * 1024;
-/// One giant among so many messages.
-const GIANT_OF: u64 = 1000;
 /// The attack in thousandths of what the broker forwards.
 const SHARE_PERMILLE: u64 = 300;
 /// Shipped limits, not those of the other benchmarks.
@@ -326,306 +306,6 @@ fn times(asked: &[Asked]) -> Times {
         times.push(one.took);
     }
     times
-}
-
-/// The other devices begin to ask.
-fn ask_all(
-    runtime: &Runtime,
-    template: &Template,
-    port: u16,
-    shared: &Arc<Shared>,
-) -> anyhow::Result<JoinSet<()>> {
-    let mut tasks = JoinSet::new();
-    let others = template.devices.get(1..).unwrap_or_default();
-    for (index, devices) in others.chunks(others.len().div_ceil(ASKERS)).enumerate() {
-        let askers: Vec<Asker> = devices
-            .iter()
-            .map(|device| Asker::new(template, device))
-            .collect::<anyhow::Result<_>>()?;
-        let shared = Arc::clone(shared);
-        let task = async move {
-            if let Err(error) = ask_in_turns(index, port, askers, &shared).await {
-                super::say(&format!("a device that asks: {error:#}"));
-                shared.lost.fetch_add(1, Ordering::AcqRel);
-            }
-        };
-        tasks.spawn_on(task, runtime.handle());
-    }
-    Ok(tasks)
-}
-
-async fn ask_in_turns(
-    index: usize,
-    port: u16,
-    mut askers: Vec<Asker>,
-    shared: &Shared,
-) -> anyhow::Result<()> {
-    let (client, mut events) = connect(&format!("hostile-other-{index}"), port, INFLIGHT);
-    let topics: Vec<String> = askers.iter().map(|asker| asker.down.clone()).collect();
-    subscribe(&client, &mut events, topics).await?;
-    let mut due = Instant::now();
-    let count = askers.len();
-    for turn in (0..count).cycle() {
-        if shared.stop.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        wait_polling(&mut events, due).await?;
-        let Some(asker) = askers.get_mut(turn) else {
-            return Ok(());
-        };
-        ask(asker, &client, &mut events, &shared.attacked).await?;
-        let asked = Asked {
-            due,
-            took: due.elapsed(),
-        };
-        shared
-            .asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(asked);
-        // A device has one request under way at most: what would have become due meanwhile is left out.
-        due = (due + ASK_EVERY).max(Instant::now());
-    }
-    Ok(())
-}
-
-/// Waits, and keeps the connection alive.
-async fn wait_polling(events: &mut EventLoop, until: Instant) -> anyhow::Result<()> {
-    while Instant::now() < until {
-        tokio::select! {
-            polled = events.poll() => drop(polled.context("the connection broke")?),
-            () = sleep_until(until.into()) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Asks until there is an answer.
-async fn ask(
-    asker: &mut Asker,
-    client: &AsyncClient,
-    events: &mut EventLoop,
-    attacked: &AtomicBool,
-) -> anyhow::Result<()> {
-    let request = asker.device.update();
-    let message = seal(
-        &asker.key,
-        &asker.device.kid,
-        &asker.up,
-        &codec::encode(&request)?,
-    )?;
-    let (began, mut sent) = (Instant::now(), None::<Instant>);
-    while began.elapsed() < GIVEN_UP {
-        let again = if attacked.load(Ordering::Acquire) {
-            AGAIN
-        } else {
-            LOOK
-        };
-        if sent.is_none_or(|at| at.elapsed() >= again) {
-            client.try_publish(&asker.up, QoS::AtLeastOnce, false, message.clone())?;
-            sent = Some(Instant::now());
-        }
-        // The answer to an earlier request may come twice, since that was sent twice.
-        if let Ok(answer) = timeout(LOOK, answer(events, &asker.down)).await
-            && asker.check(&request, &answer?).is_ok()
-        {
-            return Ok(());
-        }
-    }
-    bail!("{} was not answered in {GIVEN_UP:?}", asker.device.id)
-}
-
-/// A hostile client.
-struct Attack {
-    per_s: u64,
-}
-
-impl Attack {
-    fn at(per_s: u64) -> Self {
-        Self { per_s }
-    }
-
-    fn run(
-        &self,
-        runtime: &Runtime,
-        template: &Template,
-        port: u16,
-        others: &Shared,
-        length: Duration,
-    ) -> anyhow::Result<Part> {
-        let shared = Arc::new(Shared::default());
-        let mut tasks = JoinSet::new();
-        let each = (self.per_s / ATTACKERS as u64).max(1);
-        for index in 0..ATTACKERS {
-            let mut liar = Liar::new(template, index)?;
-            let (client, events) = connect(&format!("hostile-{index}"), port, INFLIGHT);
-            let says = move |count| liar.says(count);
-            tasks.spawn_on(
-                publish(client, events, each, Arc::clone(&shared), says),
-                runtime.handle(),
-            );
-        }
-        let broker = SocketAddr::from(([127, 0, 0, 1], port));
-        for _ in 0..DRIBBLERS {
-            tasks.spawn_on(dribble(broker, Arc::clone(&shared)), runtime.handle());
-        }
-        tasks.spawn_on(churn(broker, Arc::clone(&shared)), runtime.handle());
-        let began = Instant::now();
-        let asked = part(others, length);
-        let taken = shared.taken.load(Ordering::Acquire);
-        shared.stop.store(true, Ordering::Release);
-        let lasted = began.elapsed().as_secs().max(1);
-        tasks.abort_all();
-        runtime.block_on(async { while tasks.join_next().await.is_some() {} });
-        Ok(Part {
-            asked: asked.len(),
-            grant: times(&asked).spread(),
-            hostile_per_s: taken / lasted,
-            lines: shared.lines.load(Ordering::Acquire),
-        })
-    }
-}
-
-/// Publishes what `says` says, so many a second; connects again when thrown out.
-async fn publish(
-    client: AsyncClient,
-    mut events: EventLoop,
-    per_s: u64,
-    shared: Arc<Shared>,
-    mut says: impl FnMut(u64) -> (String, Vec<u8>),
-) {
-    const TICK: Duration = Duration::from_millis(10);
-    const WAITING_MAX: u64 = 500;
-    let began = Instant::now();
-    let (mut sent, mut taken) = (0_u64, 0_u64);
-    while !shared.stop.load(Ordering::Acquire) {
-        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let due = per_s.saturating_mul(ms.max(1)) / 1000;
-        while sent < due && sent - taken < WAITING_MAX {
-            let (topic, payload) = says(sent);
-            if client
-                .try_publish(topic, QoS::AtLeastOnce, false, payload)
-                .is_err()
-            {
-                break;
-            }
-            sent += 1;
-        }
-        // Drains what has come, and a little longer when there is time.
-        match timeout(TICK, events.poll()).await {
-            Ok(Ok(Event::Incoming(Packet::PubAck(_)))) => {
-                taken += 1;
-                shared.taken.fetch_add(1, Ordering::AcqRel);
-            }
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => {
-                taken = sent;
-                sleep(TICK).await;
-            }
-        }
-    }
-}
-
-/// What one hostile connection says.
-struct Liar {
-    dice: Dice,
-    insider: (Device, Key),
-    victim: Device,
-    wrong: Key,
-    up: String,
-}
-
-impl Liar {
-    fn new(template: &Template, index: usize) -> anyhow::Result<Self> {
-        let insider = template.devices.first().context("there are no devices")?;
-        let victim = template.devices.last().context("there are no devices")?;
-        Ok(Self {
-            dice: Dice::new(index as u64),
-            insider: (insider.clone(), key_of(template, insider)?),
-            victim: victim.clone(),
-            wrong: Key::new([index.to_le_bytes().first().copied().unwrap_or(0); 32]),
-            up: Topic::Up(insider.id.clone(), Up::Credit).to_string(),
-        })
-    }
-
-    fn says(&mut self, count: u64) -> (String, Vec<u8>) {
-        if count % GIANT_OF == GIANT_OF - 1 {
-            let topic = Topic::Up(self.victim.id.clone(), Up::Usage).to_string();
-            return (topic, self.noise(GIANT_OCTETS));
-        }
-        match count % 10 {
-            // Devices that do not exist, in good form.
-            0..=2 => {
-                let ghost = format!("ghost-{}", self.dice.below(1_000_000));
-                let topic = format!("csim/v1/d/{ghost}/up/credit");
-                let sealed = self.sealed(&topic, None);
-                (topic, sealed)
-            }
-            // Octets.
-            3 | 4 => {
-                let topic = Topic::Up(self.victim.id.clone(), Up::Register).to_string();
-                (topic, self.noise(200))
-            }
-            // In somebody's name, under another key.
-            5 | 6 => {
-                let topic = Topic::Up(self.victim.id.clone(), Up::Credit).to_string();
-                let sealed = self.sealed(&topic, None);
-                (topic, sealed)
-            }
-            // A real device that does not stop asking.
-            _ => {
-                let topic = self.up.clone();
-                let key = self.insider.1.clone();
-                let sealed = self.sealed(&topic, Some(&key));
-                (topic, sealed)
-            }
-        }
-    }
-
-    fn sealed(&mut self, topic: &str, key: Option<&Key>) -> Vec<u8> {
-        let request = self.insider.0.update();
-        let key = key.unwrap_or(&self.wrong);
-        codec::encode(&request)
-            .ok()
-            .and_then(|body| seal(key, &self.insider.0.kid, topic, &body).ok())
-            .unwrap_or_default()
-    }
-
-    fn noise(&mut self, octets: usize) -> Vec<u8> {
-        (0..octets).map(|_| self.dice.octet()).collect()
-    }
-}
-
-/// A CONNECT that comes an octet a second, or never comes.
-async fn dribble(broker: SocketAddr, shared: Arc<Shared>) {
-    let connect = b"\x10\x1b\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x0eslow-sender-01";
-    while !shared.stop.load(Ordering::Acquire) {
-        let Ok(mut stream) = TcpStream::connect(broker).await else {
-            sleep(CHURN_EVERY).await;
-            continue;
-        };
-        shared.lines.fetch_add(1, Ordering::AcqRel);
-        for octet in connect {
-            if stream.write_all(&[*octet]).await.is_err() {
-                break;
-            }
-            sleep(Duration::from_secs(1)).await;
-        }
-    }
-}
-
-/// Connections that say garbage and go.
-async fn churn(broker: SocketAddr, shared: Arc<Shared>) {
-    let mut dice = Dice::new(7);
-    while !shared.stop.load(Ordering::Acquire) {
-        if let Ok(mut stream) = TcpStream::connect(broker).await {
-            let garbage: Vec<u8> = (0..64).map(|_| dice.octet()).collect();
-            // The broker may have hung up already.
-            let _ = stream.write_all(&garbage).await;
-            shared.lines.fetch_add(1, Ordering::AcqRel);
-        }
-        sleep(CHURN_EVERY).await;
-    }
 }
 
 fn memory(process: u32) -> anyhow::Result<u64> {
