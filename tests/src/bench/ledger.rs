@@ -15,11 +15,15 @@ use simquota_cloud::ledger::Ledger;
 use super::figures::{Spread, Times, grouped, median, number, ratio};
 use super::options::Options;
 use super::world::{Device, Dice, Maker, row_octets};
-use super::{append, machine, say};
+use super::zipf::Zipf;
+use super::{append, machine, say, sqlite};
 
-const DEVICES: usize = 10_000;
 /// Operations for each sync.
 const GROUPS: [usize; 3] = [1, 100, 1000];
+/// Devices that are used one as often as the other.
+const EVEN: usize = 10_000;
+/// A million accounts, two for each device: what is set aside for it, and what it used.
+const MANY: usize = 500_000;
 /// One operation of so many is a grant, the others are reports.
 const GRANT_EVERY: u64 = 5;
 /// Of so many commits one is measured for its size, which costs more time than it takes.
@@ -32,6 +36,8 @@ pub(super) struct Group {
     ops_per_s: f64,
     bare_ops_per_s: f64,
     ratio: f64,
+    /// The same number of operations as rows of a SQLite database; only measured beside many accounts.
+    sqlite_ops_per_s: Option<f64>,
     octets_per_op: f64,
     decide_us_per_op: f64,
     commit_us_per_op: f64,
@@ -45,6 +51,7 @@ pub(super) struct Group {
 struct Round {
     ops_per_s: f64,
     bare_ops_per_s: f64,
+    sqlite_ops_per_s: Option<f64>,
     octets_per_op: f64,
     decide_us_per_op: f64,
     commit_us_per_op: f64,
@@ -60,6 +67,8 @@ struct Bench {
     rules: Rules,
     devices: Vec<Device>,
     dice: Dice,
+    /// How much more often the first devices are used than the last; none when all are used alike.
+    skew: Option<Zipf>,
     ops: u64,
 }
 
@@ -72,9 +81,31 @@ struct Slice {
     octets_per_op: f64,
 }
 
-pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Vec<Group>> {
-    say(&format!("ledger: making {DEVICES} devices …"));
-    let mut bench = Bench::new(&folder.join("ledger"))?;
+/// Which devices there are, and how they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum World {
+    /// Ten thousand, one as often as the other.
+    Even,
+    /// A million accounts, used after Zipf's law, with SQLite beside them.
+    Many,
+}
+
+impl World {
+    const fn devices(self) -> usize {
+        match self {
+            Self::Even => EVEN,
+            Self::Many => MANY,
+        }
+    }
+}
+
+pub(super) fn measure(
+    options: &Options,
+    folder: &Path,
+    world: World,
+) -> anyhow::Result<Vec<Group>> {
+    say(&format!("ledger: making {} devices …", world.devices()));
+    let mut bench = Bench::new(&folder.join("ledger"), world)?;
     let mut rounds: [Vec<Round>; GROUPS.len()] = Default::default();
     for round in 1..=options.rounds() {
         for (group, found) in GROUPS.into_iter().zip(&mut rounds) {
@@ -98,18 +129,19 @@ pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Vec<Gr
 }
 
 impl Bench {
-    fn new(folder: &Path) -> anyhow::Result<Bench> {
+    fn new(folder: &Path, world: World) -> anyhow::Result<Bench> {
         let rules = Config::parse("", folder)?.rules;
         let mut store = Store::open(folder)?;
         let mut ledger = Ledger::default();
-        let devices =
-            Maker::new(&mut ledger, &rules, |entries| Ok(store.commit(entries)?)).make(DEVICES)?;
+        let devices = Maker::new(&mut ledger, &rules, |entries| Ok(store.commit(entries)?))
+            .make(world.devices())?;
         Ok(Bench {
             ledger,
             store,
             rules,
             devices,
             dice: Dice::new(0),
+            skew: (world == World::Many).then(|| Zipf::new(MANY)),
             ops: 0,
         })
     }
@@ -125,7 +157,18 @@ impl Bench {
         let mut bare = append::measure(folder, octets as usize, length / 2)?;
         let bare_ops = number((bare.len() * group) as u64);
         let ops = number(slice.ops);
+        let sqlite_ops_per_s = match &self.skew {
+            Some(skew) => Some(sqlite::measure(
+                folder,
+                skew,
+                group,
+                slice.octets_per_op,
+                length,
+            )?),
+            None => None,
+        };
         Ok(Round {
+            sqlite_ops_per_s,
             ops_per_s: ratio(ops, (slice.decided + slice.committed).as_secs_f64()),
             bare_ops_per_s: ratio(bare_ops, bare.total().as_secs_f64()),
             octets_per_op: slice.octets_per_op,
@@ -187,7 +230,10 @@ impl Bench {
     fn requests(&mut self, group: usize) -> Vec<(usize, DeviceRequest)> {
         let mut requests = Vec::with_capacity(group);
         while requests.len() < group {
-            let index = usize::try_from(self.dice.below(self.devices.len() as u64)).unwrap_or(0);
+            let index = match &self.skew {
+                Some(skew) => skew.draw(&mut self.dice),
+                None => usize::try_from(self.dice.below(self.devices.len() as u64)).unwrap_or(0),
+            };
             let Some(device) = self.devices.get_mut(index) else {
                 break;
             };
@@ -212,6 +258,10 @@ fn summed(group: usize, rounds: Vec<Round>) -> Group {
         ops_per_s: of(|round| round.ops_per_s),
         bare_ops_per_s: of(|round| round.bare_ops_per_s),
         ratio: of(|round| ratio(round.ops_per_s, round.bare_ops_per_s)),
+        sqlite_ops_per_s: rounds
+            .iter()
+            .all(|round| round.sqlite_ops_per_s.is_some())
+            .then(|| of(|round| round.sqlite_ops_per_s.unwrap_or_default())),
         octets_per_op: of(|round| round.octets_per_op),
         decide_us_per_op: of(|round| round.decide_us_per_op),
         commit_us_per_op: of(|round| round.commit_us_per_op),
@@ -221,11 +271,15 @@ fn summed(group: usize, rounds: Vec<Round>) -> Group {
     }
 }
 
-pub(super) fn table(groups: &[Group]) -> String {
+pub(super) fn table(groups: &[Group], world: World) -> String {
     let mut text = format!(
-        "\nLEDGER  {} devices, {} usage reports of {} samples to 1 grant; decided, written as one journal row, fdatasync\n\
-         per fsync   ledger ops/s   bare append ops/s   ratio   octets/op   decide us/op   commit us/op   commit p50/p99/max ms\n",
-        grouped(number(DEVICES as u64)),
+        "\nLEDGER  {} devices{}, {} usage reports of {} samples to 1 grant; decided, written as one journal row, fdatasync\n\
+         per fsync   ledger ops/s   bare append ops/s   ratio   octets/op   decide us/op   commit us/op   commit p50/p99/max ms   SQLite ops/s\n",
+        grouped(number(world.devices() as u64)),
+        match world {
+            World::Even => "",
+            World::Many => " (two accounts each) used after Zipf's law",
+        },
         GRANT_EVERY - 1,
         super::world::SAMPLES
     );
@@ -235,9 +289,10 @@ pub(super) fn table(groups: &[Group]) -> String {
             p99_ms,
             max_ms,
         } = group.commit;
+        let sqlite = group.sqlite_ops_per_s.map_or_else(String::new, grouped);
         let _ = writeln!(
             text,
-            "{:>9}   {:>12}   {:>17}   {:>5.3}   {:>9.0}   {:>12.2}   {:>12.2}   {p50_ms:.2} / {p99_ms:.2} / {max_ms:.1}",
+            "{:>9}   {:>12}   {:>17}   {:>5.3}   {:>9.0}   {:>12.2}   {:>12.2}   {p50_ms:.2} / {p99_ms:.2} / {max_ms:.1}   {sqlite:>12}",
             grouped(number(group.per_fsync as u64)),
             grouped(group.ops_per_s),
             grouped(group.bare_ops_per_s),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ledger    Turn + journal store, SyncData            beside an append of as many octets and fdatasync
+//! accounts  the same with a million accounts, used after Zipf's law; SQLite beside it
 //! reports   publishers ── broker ── service           beside a consumer that only acknowledges and answers
 //! latency   one device ── mosquitto ── service        beside an echo, and a bare fdatasync
 //! ```
@@ -25,8 +26,10 @@ mod machine;
 mod options;
 mod publisher;
 mod reports;
+mod sqlite;
 mod stand;
 mod world;
+mod zipf;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -35,6 +38,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use serde_json::json;
 
+use self::ledger::World;
 use self::options::{Options, Part};
 use self::stand::Folder;
 
@@ -95,12 +99,18 @@ fn bench(options: &Options) -> anyhow::Result<()> {
         options.slice().as_secs_f64(),
     ))?;
     let mut ledger = None;
+    let mut accounts = None;
     let mut reports = None;
     let mut latency = None;
     if options.runs(Part::Ledger) {
-        let figures = ledger::measure(options, folder.path())?;
-        print(&ledger::table(&figures))?;
+        let figures = ledger::measure(options, folder.path(), World::Even)?;
+        print(&ledger::table(&figures, World::Even))?;
         ledger = Some(figures);
+    }
+    if options.runs_alone(Part::Accounts) {
+        let figures = ledger::measure(options, folder.path(), World::Many)?;
+        print(&ledger::table(&figures, World::Many))?;
+        accounts = Some(figures);
     }
     if options.runs(Part::Reports) {
         let figures = reports::measure(options, folder.path())?;
@@ -119,8 +129,7 @@ fn bench(options: &Options) -> anyhow::Result<()> {
             "cores": cores, "disk": disk.what, "build": build, "load_before": load_before.values(),
             "load_after": load_after.values(), "rounds": options.rounds(), "slice_s": options.slice().as_secs_f64(),
         });
-        let all =
-            json!({ "machine": machine, "ledger": ledger, "reports": reports, "latency": latency });
+        let all = json!({ "machine": machine, "ledger": ledger, "accounts": accounts, "reports": reports, "latency": latency });
         print(&all.to_string())?;
     }
     Ok(())

@@ -19,6 +19,9 @@ use clap::{Parser, ValueEnum};
 What the parts are:
   ledger   10,000 devices, 4 usage reports of 10 samples to 1 grant; decided in memory, written as one journal row,
            fdatasync. Beside it: an append of as many octets, fdatasync. 1, 100 and 1,000 operations for each sync.
+  accounts the same with 500,000 devices, a million accounts, used after Zipf's law: the first twice as often as the
+           second. Beside it SQLite, which books and writes as much and decides nothing. Takes minutes and 4 GB of
+           memory, so it runs only by name: --only accounts.
   reports  8 publishers are 2,000 devices, each sends its next report when the one before is acknowledged. Broker
            and service are processes of their own. Beside it: a consumer with the same client library that neither
            verifies nor writes, and answers with as many octets.
@@ -51,6 +54,8 @@ pub(super) struct Options {
 pub(super) enum Part {
     /// Ledger operations a second.
     Ledger,
+    /// The same with a million accounts, beside SQLite; only when it is asked for.
+    Accounts,
     /// Usage reports a second, end to end.
     Reports,
     /// From a request for quota to its answer.
@@ -60,6 +65,11 @@ pub(super) enum Part {
 impl Options {
     pub(super) fn runs(&self, part: Part) -> bool {
         self.only.is_none_or(|only| only == part)
+    }
+
+    /// A part that takes too long to be one of all.
+    pub(super) fn runs_alone(&self, part: Part) -> bool {
+        self.only == Some(part)
     }
 
     pub(super) fn rounds(&self) -> u32 {
