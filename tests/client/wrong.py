@@ -1,4 +1,8 @@
-"""Devices that each make one mistake, for those who test devices."""
+"""The device as it is, and devices that each make one mistake, for those who test devices.
+
+wrong.py HOST PORT DEVICE-KEY-FILE [--wrong MISTAKE]: uses octets and asks for more until it is ended.
+"""
+import argparse
 import time
 
 import cbor2
@@ -126,3 +130,21 @@ MISTAKES = {
     "keeps-epoch": KeepsEpoch, "lowers": Lowers, "new-octets": NewOctets, "overspends": Overspends,
     "receipt": Receipt, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
 }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("key_file")
+    parser.add_argument("--octets", type=int, default=2000, help="that want to pass in each turn of 50 ms")
+    parser.add_argument("--hurry", type=float, default=1, help="how much shorter its timers are")
+    parser.add_argument("--wrong", choices=MISTAKES, help="a mistake to make")
+    args = parser.parse_args()
+    kind = MISTAKES[args.wrong] if args.wrong else Device
+    line = open(args.key_file).read()
+    kind(args.host, args.port, line, args.key_file + ".state", args.hurry).run_until(lambda: False, args.octets)
+
+
+if __name__ == "__main__":
+    main()

@@ -74,8 +74,8 @@ impl Place {
         let key = self.key(name);
         let mut device = Command::new(&self.python);
         device
-            .arg(tools::client("run.py"))
-            .args(["device", "127.0.0.1", &self.port.to_string()])
+            .arg(tools::client("wrong.py"))
+            .args(["127.0.0.1", &self.port.to_string()])
             .arg(&key)
             // 20 kB a second, and no number of turns that comes to a grant.
             .args(["--hurry", "10", "--octets", "1050"])
