@@ -83,10 +83,12 @@ fn schema_and_reader_take_the_same_for_another_message() {
 
 /// Where our reader takes what the schema does not: what the ledger and the charging answer with a reason
 /// (5004, or a refused command) must get as far as them.
-fn left_to_the_cloud(rule: &str, at: usize) -> bool {
+pub(crate) fn left_to_the_cloud(rule: &str, at: usize) -> bool {
     let columns = rule == "usage-up" && (11..=12).contains(&at);
     let arguments = matches!(rule, "fleet-command" | "fleet-event") && at == 6;
-    columns || arguments
+    // Who reads what was refused takes as much of it as is shown.
+    let copy = rule == "rejected" && at == 5;
+    columns || arguments || copy
 }
 
 #[test]
