@@ -7,7 +7,7 @@ import time
 
 import cbor2
 
-from csim import Device, dumps
+from csim import FINAL, Device, dumps
 
 
 class Adds(Device):
@@ -85,6 +85,59 @@ class Receipt(Device):
         super().on_credit(answer)
 
 
+class Restless(Device):
+    """Gives everything back before the holding time is over."""
+
+    give_back = None
+
+    def on_credit(self, answer):
+        super().on_credit(answer)
+        self.give_back = time.monotonic() + answer[12] / 3 if answer[12] else None
+
+    def plan(self):
+        if self.give_back and time.monotonic() >= self.give_back and not self.state["request"]:
+            self.give_back = None
+            self.ask(FINAL, 1)
+        super().plan()
+
+
+class GoesOn(Device):
+    """Goes on beyond the ceiling without end, when the last answer lets it go on in some way."""
+
+    goes_on = False
+
+    def lets(self, answer):
+        raise NotImplementedError
+
+    def on_credit(self, answer):
+        super().on_credit(answer)
+        self.goes_on = self.lets(answer)
+
+    def room(self):
+        return 10**12 if self.goes_on and self.gate_open() else super().room()
+
+
+class Boundless(GoesOn):
+    """Has no stop while the cloud is silent."""
+
+    def lets(self, answer):
+        return answer[11] > 0
+
+
+class Unrestricted(GoesOn):
+    """Lets everything pass, to any host."""
+
+    def lets(self, answer):
+        return bool(answer[10]) and answer[10][0] == 1
+
+
+class Unthrottled(GoesOn):
+    """Is as fast as before."""
+
+    def lets(self, answer):
+        return bool(answer[10]) and answer[10][0] == 2
+
+
 class Silent(Device):
     """Asks once, and waits for ever."""
 
@@ -126,9 +179,10 @@ class Hasty(Device):
 
 
 MISTAKES = {
-    "adds": Adds, "any-epoch": AnyEpoch, "deletes": Deletes, "forged": Forged, "hasty": Hasty,
+    "adds": Adds, "any-epoch": AnyEpoch, "boundless": Boundless, "deletes": Deletes, "forged": Forged, "hasty": Hasty,
     "keeps-epoch": KeepsEpoch, "lowers": Lowers, "new-octets": NewOctets, "overspends": Overspends,
-    "receipt": Receipt, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
+    "receipt": Receipt, "restless": Restless, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
+    "unrestricted": Unrestricted, "unthrottled": Unthrottled,
 }
 
 

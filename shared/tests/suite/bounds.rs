@@ -154,7 +154,10 @@ fn both_sides_of_every_bound() {
 
 #[test]
 fn every_character_of_ids_and_texts() {
-    for (name, at, allowed) in [("credit-up.initial", 7, 37), ("register-up.bare", 3, 256 - 65)] {
+    for (name, at, allowed) in [
+        ("credit-up.initial", 7, 37),
+        ("register-up.bare", 3, 256 - 65),
+    ] {
         let sample = samples::all()
             .into_iter()
             .find(|sample| sample.name() == name)
