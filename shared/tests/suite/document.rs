@@ -2,6 +2,32 @@
 //!
 //! Every field table of the page is compared with the schema's rule of that name, name for name and type for type, and
 //! the rule with the Rust type that is declared for it. Tables of numbers are compared with the constants.
+//!
+//! What fails when one thing changes and the others do not; each was seen by making that change once, with the samples
+//! and the sources that use it changed along, so that it compiles.
+//!
+//! | change in the code alone | fails, besides others |
+//! |---|---|
+//! | a field renamed, two of one type swapped, another type, optional or not | `document::every_field…`, `message::doc_comments…` |
+//! | a field appended or removed, a version lost | the same, `golden`, `vectors`, `smallest`, `asyncapi` |
+//! | a result code or reason more, another number or name, another decision | `document::result_codes…`, `document::reasons…` |
+//! | a number more in an enumeration, another number | `document::enumerations…`, `bounds` |
+//! | a choice more of an action or a command | `bounds` |
+//! | another length of ids or texts, also when the page says it | `bounds`, `vectors` |
+//! | another character in ids or texts | `bounds`, `names` |
+//! | a default, a limit | `document::limits…` |
+//! | a topic | `document::topics…`, `names`, `vectors` |
+//! | the algorithm of an envelope | `envelope`, `keys`, `vectors`, `smallest` |
+//!
+//! | change in one document alone | fails |
+//! |---|---|
+//! | protocol.cddl: a field, a type | `document::every_field…`, `asyncapi` |
+//! | protocol.cddl: a range, a length, a number or choice more | `bounds`, some `vectors` |
+//! | PROTOCOL.md: a field, a type, a number, a name, a row | `document` |
+//! | asyncapi.yaml, vectors.json, SMALLEST_DEVICE.md: anything | the test of that name |
+//! | a golden file changed or removed | `golden` |
+//!
+//! What no test sees: a number that gets another unit or meaning under its old name, in every place at once.
 
 use std::collections::BTreeMap;
 

@@ -57,6 +57,16 @@ pub(crate) fn rule(topic: &str) -> &'static str {
     }
 }
 
+/// The rule of the payload on a topic.
+pub(crate) fn message_of(rule: &str) -> &'static str {
+    let line = TEXT.lines().find(|line| {
+        let rest = line.strip_prefix(rule);
+        rest.is_some_and(|rest| rest.starts_with(' '))
+    });
+    let (_, rest) = line.unwrap().split_once('<').unwrap();
+    rest.split_once('>').unwrap().0
+}
+
 /// The schema with one of its rules as the root.
 pub(crate) struct Schema(CDDL<'static>);
 
