@@ -92,7 +92,7 @@ class Restless(Device):
 
     def on_credit(self, answer):
         super().on_credit(answer)
-        self.give_back = time.monotonic() + answer[12] / 3 if answer[12] else None
+        self.give_back = time.monotonic() + answer[12] / 8 if answer[12] else None
 
     def plan(self):
         if self.give_back and time.monotonic() >= self.give_back and not self.state["request"]:

@@ -30,7 +30,8 @@ const FAILED: u8 = 2;
 #[command(
     name = "cargo conformance --",
     after_help = "The real cloud must not listen on this broker. Start the kit, then the device, with traffic that never ends and
-of more than GRANT octets in ten seconds. A pause of four seconds now and then shows whether it keeps the holding time. It takes a minute or two, most of it the device's own timers.
+of more than GRANT octets in ten seconds; a pause of six seconds now and then shows whether it keeps the holding
+time. It takes a minute or two, most of it the device's own timers.
 
 Example: cargo conformance -- --broker mqtt://127.0.0.1:1883 --device tracker.key
 

@@ -1,7 +1,7 @@
 //! What the kit does, in order. A step takes the request that waits for its answer and leaves the next one; a step that
 //! does not get that far ends the script, and what comes after it is not reached.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use simquota_shared::code::Code;
 use simquota_shared::codec;
@@ -21,8 +21,9 @@ const HELD_BACK: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(2);
 /// How long traffic may go on beyond a ceiling before the request there is answered.
 const BEYOND: Duration = Duration::from_secs(4);
-/// The holding time that is granted.
-const HOLD_S: u64 = 2;
+/// The holding time that is granted, and how soon after traffic that was seen a device has surely not waited for it.
+const HOLD_S: u64 = 4;
+const HASTE: Duration = Duration::from_millis(2_500);
 /// How long something that must not happen is waited for.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -389,7 +390,6 @@ fn holding(cloud: &mut Cloud, asked: Asked) -> Next {
     answer.valid_until = answer.decided.plus_s(cloud.wait.as_secs() * 5 / 6);
     answer.hold_s = HOLD_S;
     cloud.answer(answer)?;
-    let answered = Instant::now();
     let Some(given) = cloud.asked(2 * cloud.wait)? else {
         cloud.broke(Rule::Holding, "no request came at the end of its validity");
         return Ok(None);
@@ -407,9 +407,10 @@ fn holding(cloud: &mut Cloud, asked: Asked) -> Next {
         }
         return Ok(Some(given));
     }
-    let after = given.at.duration_since(answered);
-    if after < Duration::from_secs(HOLD_S) {
-        let why = format!("given back {after:.1?} after the answer, to be held for {HOLD_S} s");
+    // Octets passed after the request was made: the holding time began then or later.
+    let after = given.at.duration_since(asked.at);
+    if given.request.used > asked.request.used && after < HASTE {
+        let why = format!("given back {after:.1?} after traffic, to be held for {HOLD_S} s");
         cloud.broke(Rule::Holding, why);
     }
     if given.request.reason != Reason::HOLDING || given.request.held.is_none() {

@@ -109,12 +109,12 @@ impl Place {
         ]
     }
 
-    /// Over TLS, with traffic that pauses for 4 of 10 seconds.
+    /// Over TLS, with traffic that pauses for 6 of 12 seconds.
     fn agent(&self) -> Trial {
         let key = self.key("agent");
         let folder = self.folder.path();
         let trace: String = (0..3600)
-            .map(|second| match second % 100 {
+            .map(|second| match second % 120 {
                 0..60 => format!("{second},400,1700\n"),
                 _ => format!("{second},0,0\n"),
             })
