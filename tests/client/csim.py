@@ -1,5 +1,5 @@
 """A device and a fleet manager of csim/v1, written from PROTOCOL.md alone: MQTT 3.1.1, no wall clock on the device."""
-import json, os, queue, secrets, time
+import functools, hmac, json, os, queue, re, secrets, time
 import cbor2
 import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -10,14 +10,11 @@ from pycose.keys import SymmetricKey
 from pycose.messages import Mac0Message
 
 INITIAL, UPDATE, FINAL, INTERVAL_S = 1, 2, 3, 60
+dumps = functools.partial(cbor2.dumps, canonical=True)
 
 
 def derive(key, info):
     return HKDF(SHA256(), 32, None, info.encode()).derive(key)
-
-
-def dumps(value):
-    return cbor2.dumps(value, canonical=True)
 
 
 def seal(key, kid, topic, payload):
@@ -35,18 +32,11 @@ def plain(value, depth=8):
 
 
 def opened(key, topic, message, verify=True):
-    """The payload's octets and value. Raises on anything that is not right."""
-    tagged = cbor2.loads(message)
-    protected, unprotected, payload, tag = tagged.value
-    header = cbor2.loads(protected)
-    name, generation = header[4].decode().split("/")
-    right = (tagged.tag == 17 and unprotected == {} and len(tag) == 8 and list(header) == [1, 4] and header[1] == 4
-             and cbor2.dumps(tagged) == message and cbor2.dumps(header) == protected and len(payload) <= 65536
-             and 0 < len(name) < 65 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-             and str(int(generation)) == generation and 0 < int(generation) < 2**32)
-    mac0 = Mac0Message.decode(message)
-    mac0.key, mac0.external_aad = SymmetricKey(k=key), topic.encode()
-    if not right or (verify and not mac0.verify_tag()):
+    """The payload's octets and value. Raises on anything that is not right: there is one way to seal a payload."""
+    protected, _, payload, _ = cbor2.loads(message).value
+    kid = cbor2.loads(protected)[4].decode()
+    sealed = not verify or hmac.compare_digest(seal(key, kid, topic, payload), message)
+    if not sealed or not re.fullmatch("[a-z0-9-]{1,64}/[1-9][0-9]{0,9}", kid) or len(payload) > 65536:
         raise ValueError("forged, or not an envelope of ours")
     value = cbor2.loads(payload)
     if dumps(value) != payload or not plain(value):
@@ -61,8 +51,7 @@ class Party:
     def __init__(self, host, port, name, kid, key, topic, password=None):
         self.kid, self.key, self.octets, self.inbox = kid, key, 0, queue.Queue()
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, name, True, protocol=mqtt.MQTTv311)
-        if password:
-            self.client.username_pw_set(name, password)
+        self.client.username_pw_set(name if password else None, password)
         self.client.on_connect = lambda client, *_: (client.subscribe(topic, 1), self.inbox.put(("", None)))
         self.client.on_message = lambda _client, _data, message: self.inbox.put((message.topic, message.payload))
         self.client.connect(host, port)
@@ -98,12 +87,13 @@ class Manager(Party):
                 self.say(f"{self.topic}/command", body)
                 again = time.monotonic() + 5
             _, reply = self.heard(0.1)
-            if reply and reply[1] == command_id and reply[2] != 2001:
+            if not reply or reply[1] != command_id:
+                continue
+            if reply[2] != 2001:
                 raise RuntimeError(reply[6])
-            if reply and reply[1] == command_id:
-                parts[reply[3]] = reply[5]
-                if reply[4]:
-                    return parts
+            parts[reply[3]] = reply[5]
+            if reply[4]:
+                return parts
 
 
 class Device(Party):
@@ -123,11 +113,11 @@ class Device(Party):
                     iccid=iccid)
 
     def start(self):
-        now = time.monotonic()
-        self.started, self.registered, self.idle, self.end, self.retire_at = now, False, False, False, None
-        self.sample, self.valid, self.renew, self.code, self.renew_below, self.last = 0, 0, 0, None, 0, None
-        self.blocked, self.first_sent, self.damaged, self.gap, self.not_before, self.wait = False, None, None, 0, 0, {}
-        self.due = dict(register=now, credit=now, usage=now + 3600, report=now + 600 / self.hurry)
+        self.started = now = time.monotonic()
+        self.registered = self.idle = self.blocked = False
+        self.retire_at = self.code = self.last = self.first_sent = self.damaged = None
+        self.sample = self.valid = self.renew = self.renew_below = self.gap = self.not_before = 0
+        self.wait, self.due = {}, dict(register=now, credit=now, usage=now + 3600, report=now + 600 / self.hurry)
         self.state["boot"] += 1
         self.cut()
         self.save()
@@ -196,12 +186,10 @@ class Device(Party):
         elif state["request"]:
             if self.first_sent and now >= self.first_sent + 3600:
                 self.ask(FINAL if state["request"][0] == FINAL else INITIAL, 69)
-        elif not self.registered or self.end or state["suspended"] or (self.idle and not self.blocked):
+        elif not self.registered or state["suspended"] or (self.idle and not self.blocked):
             pass
-        elif self.idle:
-            self.ask(INITIAL, 65)
-        elif now >= self.valid:
-            self.ask(INITIAL, 4 if self.code else 64)
+        elif self.idle or now >= self.valid:
+            self.ask(INITIAL, 65 if self.idle else 4 if self.code else 64)
         elif now >= self.renew:
             self.ask(UPDATE, 4)
         elif left <= 0 and (3, ceiling) not in self.asked and now >= self.not_before:
@@ -252,16 +240,16 @@ class Device(Party):
 
     def on_register(self, answer):
         _, epoch, boot, code, _now, sim, _policy, retry_s, mark, _total = answer[:10]
-        if epoch != self.state["epoch"] or boot != self.state["boot"]:
+        if [epoch, boot] != [self.state["epoch"], self.state["boot"]]:
             return
         if code == 5003 or (code == 2001 and mark > self.state["seq"]):
             self.disagree()
-        elif code == 2001 and not self.registered:
+        elif code != 2001:
+            self.due["register"] = time.monotonic() + (retry_s or 300)
+        elif not self.registered:
             self.registered, self.state["iccid"] = True, sim[0] if sim else self.state["iccid"]
             self.wait.pop("register", None)
             self.save()
-        elif code != 2001:
-            self.due["register"] = time.monotonic() + (retry_s or 300)
 
     def report(self):
         rows = [row for row in self.state["rows"] if row[1] == self.state["rows"][0][1]][:200]
@@ -269,22 +257,22 @@ class Device(Party):
         if rows:
             times, octets = [row[2] for row in rows], [row[3] for row in rows]
             steps = [after - before - INTERVAL_S for before, after in zip(times, times[1:])]
-            batch = [1, self.state["epoch"], rows[0][1], self.state["iccid"], "home", rows[0][0], 0, times[0],
-                     INTERVAL_S, rows[-1][4], steps, octets, [0] * len(rows), [], [], [], []]
             self.save()
-            self.say(self.up + "usage", dumps(batch))
+            self.say(self.up + "usage", dumps([
+                1, self.state["epoch"], rows[0][1], self.state["iccid"], "home", rows[0][0], 0, times[0], INTERVAL_S,
+                rows[-1][4], steps, octets, [0] * len(rows), [], [], [], []]))
             self.retry("usage", 10, 300)
 
     def on_usage(self, ack):
-        _, epoch, code, mark, _total, first, retry_s, _now = ack[:8]
-        state = self.state
-        if epoch != state["epoch"] or code in (5002, 5003, 5030):
-            return self.trouble(code) if epoch == state["epoch"] else None
+        (_, epoch, code, mark, _total, first, retry_s, _now), state = ack[:8], self.state
+        if epoch != state["epoch"]:
+            return
+        self.trouble(code)
         if mark > state["seq"] or (code == 5004 and self.damaged == first):
             self.disagree()
         elif code == 5004:
             self.damaged = first
-        elif mark >= state["mark"]:
+        elif code // 1000 in (2, 3) and mark >= state["mark"]:
             state.update(mark=mark, rows=[row for row in state["rows"] if row[0] > mark])
             self.wait.pop("usage", None)
             self.due["usage"] = time.monotonic() + (retry_s or 0 if state["rows"] else 3600)
@@ -293,9 +281,9 @@ class Device(Party):
     def decide(self, number, body):
         """Carries a command out, and says what came of it."""
         state, what = self.state, body[0]
-        if what in (1, 2, 3) and number <= state["command"]:
-            return 1
         if what in (1, 2, 3):
+            if number <= state["command"]:
+                return 1
             state.update(command=number, suspended=what == 2)
         if what in (1, 2):
             self.ask(FINAL, 7)
@@ -307,12 +295,12 @@ class Device(Party):
         return 0 if what < 5 else 3
 
     def on_command(self, command):
-        _, epoch, command_id, number, _expires, _now, body = command[:7]
+        (_, epoch, command_id, number, _expires, _now, body), outcomes = command[:7], self.state["outcomes"]
         if epoch == self.state["epoch"]:
-            if command_id not in self.state["outcomes"]:
-                self.state["outcomes"][command_id] = self.decide(number, body)
+            if command_id not in outcomes:
+                outcomes[command_id] = self.decide(number, body)
                 self.save()
-            self.say(self.up + "ack", dumps([1, epoch, command_id, number, self.state["outcomes"][command_id], None]))
+            self.say(self.up + "ack", dumps([1, epoch, command_id, number, outcomes[command_id], None]))
 
     def send_credit(self):
         self.say(self.up + "credit", bytes.fromhex(self.state["request"][1]))
@@ -329,17 +317,18 @@ class Device(Party):
         self.traffic(octets)
         self.plan()
         state, now = self.state, time.monotonic()
-        if not self.registered and self.retire_at is None and now >= self.due["register"]:
+        if self.retire_at is not None:
+            return
+        if not self.registered and now >= self.due["register"]:
             self.say(self.up + "register", dumps([1, state["epoch"], state["boot"], self.name, "stranger", "1", [],
                                                   state["iccid"], state["closes"]]))
             self.retry("register", 5, 300)
-        if self.registered and self.retire_at is None:
-            if state["request"] and now >= self.due["credit"]:
-                self.send_credit()
+        if self.registered and state["request"] and now >= self.due["credit"]:
+            self.send_credit()
+        if self.registered and now >= min(self.due["report"], self.due["usage"]):
             if now >= self.due["report"]:
                 self.row()
-            if now >= min(self.due["report"], self.due["usage"]):
-                self.report()
+            self.report()
 
     def run_until(self, fact, octets=0):
         while not fact():

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "csim_check.h"
 #include "csim_decode.h"
 #include "csim_encode.h"
 
@@ -17,7 +18,8 @@ static char line[2 * OCTETS_MAX + 64];
 	if (strcmp(rule, name) == 0) {                                               \
 		static struct type value;                                            \
 		size_t read = 0;                                                     \
-		return cbor_decode_##type(in, length, &value, &read) == 0 &&         \
+		return csim_check(in, length) &&                                     \
+		       cbor_decode_##type(in, length, &value, &read) == 0 &&         \
 		       read == length && value.type##_any_count == 0 &&              \
 		       cbor_encode_##type(out, sizeof(out), &value, written) == 0;   \
 	}
@@ -33,6 +35,9 @@ static bool again(const char *rule, size_t length, size_t *written)
 	TRY("command", command)
 	TRY("ack", ack)
 	TRY("status", status)
+	TRY("fleet-command", fleet_command)
+	TRY("fleet-reply", fleet_reply)
+	TRY("fleet-event", fleet_event)
 	TRY("fleet-summary", fleet_summary)
 	TRY("node-status", node_status)
 	TRY("statistics", statistics)

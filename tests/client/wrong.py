@@ -1,9 +1,13 @@
-"""Devices that each make one mistake, for those who test devices."""
+"""The device as it is, and devices that each make one mistake, for those who test devices.
+
+wrong.py HOST PORT DEVICE-KEY-FILE [--wrong MISTAKE]: uses octets and asks for more until it is ended.
+"""
+import argparse
 import time
 
 import cbor2
 
-from csim import Device, dumps
+from csim import FINAL, Device, dumps
 
 
 class Adds(Device):
@@ -81,6 +85,59 @@ class Receipt(Device):
         super().on_credit(answer)
 
 
+class Restless(Device):
+    """Gives everything back before the holding time is over."""
+
+    give_back = None
+
+    def on_credit(self, answer):
+        super().on_credit(answer)
+        self.give_back = time.monotonic() + answer[12] / 8 if answer[12] else None
+
+    def plan(self):
+        if self.give_back and time.monotonic() >= self.give_back and not self.state["request"]:
+            self.give_back = None
+            self.ask(FINAL, 1)
+        super().plan()
+
+
+class GoesOn(Device):
+    """Goes on beyond the ceiling without end, when the last answer lets it go on in some way."""
+
+    goes_on = False
+
+    def lets(self, answer):
+        raise NotImplementedError
+
+    def on_credit(self, answer):
+        super().on_credit(answer)
+        self.goes_on = self.lets(answer)
+
+    def room(self):
+        return 10**12 if self.goes_on and self.gate_open() else super().room()
+
+
+class Boundless(GoesOn):
+    """Has no stop while the cloud is silent."""
+
+    def lets(self, answer):
+        return answer[11] > 0
+
+
+class Unrestricted(GoesOn):
+    """Lets everything pass, to any host."""
+
+    def lets(self, answer):
+        return bool(answer[10]) and answer[10][0] == 1
+
+
+class Unthrottled(GoesOn):
+    """Is as fast as before."""
+
+    def lets(self, answer):
+        return bool(answer[10]) and answer[10][0] == 2
+
+
 class Silent(Device):
     """Asks once, and waits for ever."""
 
@@ -122,7 +179,26 @@ class Hasty(Device):
 
 
 MISTAKES = {
-    "adds": Adds, "any-epoch": AnyEpoch, "deletes": Deletes, "forged": Forged, "hasty": Hasty,
+    "adds": Adds, "any-epoch": AnyEpoch, "boundless": Boundless, "deletes": Deletes, "forged": Forged, "hasty": Hasty,
     "keeps-epoch": KeepsEpoch, "lowers": Lowers, "new-octets": NewOctets, "overspends": Overspends,
-    "receipt": Receipt, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
+    "receipt": Receipt, "restless": Restless, "silent": Silent, "stale": Stale, "swaps": Swaps, "twice": Twice,
+    "unrestricted": Unrestricted, "unthrottled": Unthrottled,
 }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("key_file")
+    parser.add_argument("--octets", type=int, default=2000, help="that want to pass in each turn of 50 ms")
+    parser.add_argument("--hurry", type=float, default=1, help="how much shorter its timers are")
+    parser.add_argument("--wrong", choices=MISTAKES, help="a mistake to make")
+    args = parser.parse_args()
+    kind = MISTAKES[args.wrong] if args.wrong else Device
+    line = open(args.key_file).read()
+    kind(args.host, args.port, line, args.key_file + ".state", args.hurry).run_until(lambda: False, args.octets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,14 @@
 //! The conformance kit: the cloud's side of PROTOCOL.md, played by hand against any device over any broker.
 //!
-//! It repeats an answer, loses one, sends them of other epochs and under other keys, lowers the ceiling, revokes, ends
-//! the epoch, and says for each rule whether the device keeps it. What the device has to bring is its enrolment string
+//! It repeats an answer, loses one, sends them of other epochs and under other keys, lowers the ceiling, falls silent,
+//! restricts, throttles, lets the device hold a grant it does not use, revokes, ends the epoch, and says for each rule whether the device keeps it. What the device has to bring is its enrolment string
 //! and traffic that never ends.
 
 mod cloud;
 mod line;
 mod rules;
 mod script;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -29,16 +30,20 @@ const FAILED: u8 = 2;
 #[command(
     name = "cargo conformance --",
     after_help = "The real cloud must not listen on this broker. Start the kit, then the device, with traffic that never ends and
-of more than GRANT octets in ten seconds. It takes a minute or two, most of it the device's own timers.
+of more than GRANT octets in ten seconds; a pause of six seconds now and then shows whether it keeps the holding
+time. It takes a minute or two, most of it the device's own timers.
 
 Example: cargo conformance -- --broker mqtt://127.0.0.1:1883 --device tracker.key
 
 Exit code: 0 no rule broken, 1 some broken or not reached, 2 the kit could not run."
 )]
 struct Options {
-    /// The broker: mqtt://HOST:PORT. The kit speaks MQTT 3.1.1.
+    /// The broker: mqtt://HOST:PORT, or mqtts://HOST:PORT with --ca. The kit speaks MQTT 3.1.1.
     #[arg(long, value_name = "URL")]
     broker: String,
+    /// Whose certificates the broker may have, PEM; for mqtts://.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The file with the device's enrolment string, csim1:….
     #[arg(long, value_name = "FILE")]
     device: PathBuf,
@@ -84,7 +89,12 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     let text = std::fs::read_to_string(&options.device)
         .with_context(|| format!("can't read {}", options.device.display()))?;
     let subject = Subject::parse(&text)?;
-    let line = Line::connect(&options.broker, options.login.as_deref(), &subject.device)?;
+    let line = Line::connect(
+        &options.broker,
+        options.ca.as_deref(),
+        options.login.as_deref(),
+        &subject.device,
+    )?;
     let mut cloud = Cloud::new(subject, line, options.grant);
     cloud.wait = Duration::from_secs(options.wait_s);
     cloud.epoch_wait = Duration::from_secs(options.epoch_s);

@@ -5,6 +5,7 @@ mod conformance;
 mod demo;
 mod documents;
 mod recorded;
+mod replayed;
 mod schema;
 mod skew;
 mod sniffer;

@@ -14,7 +14,7 @@ use crate::guarded::Guarded;
 use crate::world::{octets, steady};
 
 /// A listener with TLS that trusts `ca` for its clients.
-fn listener(pair: &Pair, ca: Option<&Path>) -> String {
+pub(crate) fn listener(pair: &Pair, ca: Option<&Path>) -> String {
     let Pair { certificate, key } = pair;
     let mut text = format!(
         "allow_anonymous true\ncertfile {}\nkeyfile {}\n",

@@ -2,6 +2,32 @@
 //!
 //! Every field table of the page is compared with the schema's rule of that name, name for name and type for type, and
 //! the rule with the Rust type that is declared for it. Tables of numbers are compared with the constants.
+//!
+//! What fails when one thing changes and the others do not; each was seen by making that change once, with the samples
+//! and the sources that use it changed along, so that it compiles.
+//!
+//! | change in the code alone | fails, besides others |
+//! |---|---|
+//! | a field renamed, two of one type swapped, another type, optional or not | `document::every_field…`, `message::doc_comments…` |
+//! | a field appended or removed, a version lost | the same, `golden`, `vectors`, `smallest`, `asyncapi` |
+//! | a result code or reason more, another number or name, another decision | `document::result_codes…`, `document::reasons…` |
+//! | a number more in an enumeration, another number | `document::enumerations…`, `bounds` |
+//! | a choice more of an action or a command | `bounds` |
+//! | another length of ids or texts, also when the page says it | `bounds`, `vectors` |
+//! | another character in ids or texts | `bounds`, `names` |
+//! | a default, a limit | `document::limits…` |
+//! | a topic | `document::topics…`, `names`, `vectors` |
+//! | the algorithm of an envelope | `envelope`, `keys`, `vectors`, `smallest` |
+//!
+//! | change in one document alone | fails |
+//! |---|---|
+//! | protocol.cddl: a field, a type | `document::every_field…`, `asyncapi` |
+//! | protocol.cddl: a range, a length, a number or choice more | `bounds`, some `vectors` |
+//! | PROTOCOL.md: a field, a type, a number, a name, a row | `document` |
+//! | asyncapi.yaml, vectors.json, SMALLEST_DEVICE.md: anything | the test of that name |
+//! | a golden file changed or removed | `golden` |
+//!
+//! What no test sees: a number that gets another unit or meaning under its old name, in every place at once.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +35,20 @@ use simquota_shared::code::Code;
 use simquota_shared::codec::{self, PAYLOAD};
 use simquota_shared::envelope::MESSAGE_MAX;
 use simquota_shared::ids::{ID_MAX, TEXT_MAX};
+use simquota_shared::message::ops::REJECTED_COPY_MAX;
 use simquota_shared::message::usage::{ROWS_MAX, flag};
-use simquota_shared::message::{Body, Kind, Outcome, Policy};
+use simquota_shared::message::{Body, Policy};
 use simquota_shared::topic::{TOPIC_MAX, Topic};
 
 const PAGE: &str = include_str!("../../PROTOCOL.md");
 const SCHEMA: &str = include_str!("../../protocol.cddl");
 const CODE: &str = include_str!("../../src/code.rs");
+const COMMAND: &str = include_str!("../../src/message/command.rs");
 const CREDIT: &str = include_str!("../../src/message/credit.rs");
 const USAGE: &str = include_str!("../../src/message/usage.rs");
 
 const SOURCES: [&str; 8] = [
-    include_str!("../../src/message/command.rs"),
+    COMMAND,
     CREDIT,
     include_str!("../../src/message/fleet.rs"),
     include_str!("../../src/message/ops.rs"),
@@ -310,8 +338,37 @@ fn reasons_and_flags_are_those_of_the_code() {
     flags.retain(|(_, name)| name != "ALL");
     assert_eq!(pairs(table("#### flagged", 1)), flags);
     assert_eq!(flag::ALL, 63, "a new flag: page and schema");
-    assert_eq!((Kind::Initial as u64, Kind::Final as u64), (1, 3));
-    assert_eq!((Outcome::Applied as u64, Outcome::Refused as u64), (0, 3));
+}
+
+/// The numbers and names of a `wire_enum!`, in order.
+fn variants(source: &str, name: &str) -> Vec<(String, String)> {
+    let (_, body) = source
+        .split_once(&format!("    pub enum {name} {{\n"))
+        .unwrap();
+    let (body, _) = body.split_once("\n    }").unwrap();
+    body.lines()
+        .filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "))
+        .map(|(name, number)| (number.to_owned(), name.to_lowercase()))
+        .collect()
+}
+
+#[test]
+fn enumerations_are_those_of_the_code() {
+    for (source, name, rule, heading, at) in [
+        (CREDIT, "Kind", "kind", "#### credit-up", 3),
+        (COMMAND, "Outcome", "outcome", "#### ack", 4),
+    ] {
+        let variants = variants(source, name);
+        assert!(variants.len() > 2, "{name}: {variants:?}");
+        let numbers: Vec<&str> = variants.iter().map(|(number, _)| number.as_str()).collect();
+        let declared = format!("\n{rule} = {} ", numbers.join(" / "));
+        assert!(SCHEMA.contains(&declared), "the schema lacks: {declared}");
+        let words: Vec<String> = variants
+            .iter()
+            .map(|(number, name)| format!("{number} {name}"))
+            .collect();
+        assert_eq!(table(heading, 0)[at][3], words.join(", "), "{name}");
+    }
 }
 
 #[test]
@@ -430,6 +487,7 @@ fn limits_and_defaults_are_those_of_the_code() {
         format!("1 to {ID_MAX} of `a-z`"),
         format!("at most {TEXT_MAX} octets of UTF-8"),
         format!("1 to {ROWS_MAX} rows"),
+        format!("bstr .size (0..{REJECTED_COPY_MAX})"),
         format!(
             "version {}, {} s, {} s, {}, {}, {} s, {}",
             policy.version,

@@ -8,6 +8,7 @@
 
 mod appendix_a;
 mod asyncapi;
+mod bounds;
 mod cose;
 mod document;
 mod envelope;

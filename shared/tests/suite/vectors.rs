@@ -196,19 +196,36 @@ fn the_vectors_are_what_the_code_does() {
     );
 }
 
-/// Half of the refusals are of the schema's making: it says so too, where it can.
+/// What fails by its shape, the schema refuses too, all of it. What fails by how it is written, it refuses where that
+/// shows in the data; CDDL does not see octets (RFC 8610, 1). The C codecs refuse these too.
 #[test]
 fn the_schema_refuses_the_messages_that_fail() {
     let all: Json = serde_json::from_str(&written()).unwrap();
-    // The validator does not anchor ids and does not see control characters, see `schema`.
-    let unseen = ["an id in capitals", "an id of 65", "a line end in a text"];
+    let mut otherwise_written = vec![];
     for fail in all["fail"].as_array().unwrap() {
-        if fail["refused_by"] != "message" {
+        if fail["refused_by"] == "envelope" {
             continue;
         }
         let payload = hex::decode(fail["payload"].as_str().unwrap()).unwrap();
         let valid = crate::schema::Schema::of(fail["rule"].as_str().unwrap()).valid(&payload);
         let name = fail["name"].as_str().unwrap();
-        assert_eq!(valid.is_ok(), unseen.contains(&name), "{name}");
+        if fail["refused_by"] == "encoding" && valid.is_ok() {
+            otherwise_written.push(name);
+        } else {
+            assert!(valid.is_err(), "{name}");
+        }
     }
+    assert_eq!(
+        otherwise_written,
+        [
+            "version in two octets",
+            "array of indefinite length",
+            "array head in two octets",
+            "undefined for null",
+            "trailing octet",
+            "nine arrays in each other",
+            "keys of a map in wrong order",
+            "a key of a map twice",
+        ]
+    );
 }

@@ -78,6 +78,8 @@ pub(super) struct Cloud {
     pub(super) registered: Option<RegisterRequest>,
     /// The ceiling of the last true answer.
     pub(super) ceiling: Octets,
+    /// While set, traffic may go on beyond the ceiling: the rule that says how far, which is looked at later.
+    pub(super) beyond: Option<Rule>,
     /// The last answer to a request.
     pub(super) answered: Option<CreditAnswer>,
     /// While set, usage is not acknowledged: first sample that was reported and not yet reported again.
@@ -107,6 +109,7 @@ impl Cloud {
             report: Report::default(),
             registered: None,
             ceiling: Octets::ZERO,
+            beyond: None,
             answered: None,
             withheld: None,
             mark: Seq::ZERO,
@@ -343,7 +346,7 @@ impl Cloud {
             );
             self.broke(Rule::Totals, why);
         }
-        if batch.total > self.ceiling {
+        if batch.total > self.ceiling && self.beyond.is_none() {
             let why = format!("{} used under a ceiling of {}", batch.total, self.ceiling);
             self.broke(Rule::StopsAtCeiling, why);
         }

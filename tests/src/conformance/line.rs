@@ -1,5 +1,6 @@
 //! The kit's connection: MQTT 3.1.1, everything that one device says.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use anyhow::{Context as _, bail};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use simquota_shared::ids::DeviceId;
 use simquota_shared::topic::PREFIX;
+
+use super::tls;
 
 /// More than the largest message: the kit sends one that is too large, too.
 const PACKET_OCTETS_MAX: usize = 256 * 1024;
@@ -23,16 +26,27 @@ impl Line {
     /// Returns when the subscriptions are in place.
     pub(super) fn connect(
         url: &str,
+        ca: Option<&Path>,
         login: Option<&str>,
         device: &DeviceId,
     ) -> anyhow::Result<Self> {
-        let address = url.strip_prefix("mqtt://").unwrap_or(url);
+        let (address, tls) = match url.strip_prefix("mqtts://") {
+            Some(address) => (address, true),
+            None => (url.strip_prefix("mqtt://").unwrap_or(url), false),
+        };
         let (host, port) = address
             .trim_end_matches('/')
             .split_once(':')
-            .context("the broker is given as mqtt://HOST:PORT")?;
+            .context("the broker is given as mqtt://HOST:PORT or mqtts://HOST:PORT")?;
+        let port = port.parse().context("the broker's port")?;
+        let (host, port) = match (tls, ca) {
+            (false, None) => (host, port),
+            (true, Some(ca)) => ("127.0.0.1", tls::way(host, port, ca)?),
+            (true, None) => bail!("mqtts:// needs --ca, the issuer of the broker's certificate"),
+            (false, Some(_)) => bail!("--ca is for mqtts://"),
+        };
         let id = format!("conformance-{device}");
-        let mut options = MqttOptions::new(id, host, port.parse().context("the broker's port")?);
+        let mut options = MqttOptions::new(id, host, port);
         options.set_max_packet_size(PACKET_OCTETS_MAX, PACKET_OCTETS_MAX);
         options.set_keep_alive(Duration::from_secs(30));
         if let Some((user, password)) = login.and_then(|login| login.split_once(':')) {

@@ -21,7 +21,11 @@ pub(super) enum Rule {
     Busy,
     KeepsCeiling,
     Push,
+    Silence,
+    Restrict,
+    Throttle,
     Validity,
+    Holding,
     Final,
     CommandOnce,
     CommandOrder,
@@ -32,7 +36,7 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Sealed,
         Self::RegistersFirst,
         Self::RepeatsRegistration,
@@ -48,7 +52,11 @@ impl Rule {
         Self::Busy,
         Self::KeepsCeiling,
         Self::Push,
+        Self::Silence,
+        Self::Restrict,
+        Self::Throttle,
         Self::Validity,
+        Self::Holding,
         Self::Final,
         Self::CommandOnce,
         Self::CommandOrder,
@@ -117,6 +125,26 @@ impl Rule {
             ),
             Self::Push => ("push", "R7", "a push moves the ceiling right"),
             Self::Validity => ("validity", "R3", "validity counts from the first sending"),
+            Self::Silence => (
+                "silence",
+                "6",
+                "without an answer traffic goes on to the stop at most",
+            ),
+            Self::Restrict => (
+                "restrict",
+                "6",
+                "a restricted last grant goes on to the stop at most",
+            ),
+            Self::Throttle => (
+                "throttle",
+                "6",
+                "a throttled last grant goes on no faster than it says",
+            ),
+            Self::Holding => (
+                "holding",
+                "7",
+                "after the holding time, and not before, everything is given back",
+            ),
             Self::Final => (
                 "final",
                 "7",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use simquota_shared::code::Code;
 use simquota_shared::codec;
 use simquota_shared::envelope::Key;
+use simquota_shared::ids::Text;
 use simquota_shared::message::{Body, CreditAnswer, FinalAction, Kind, Outcome as Settled, Reason};
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Epoch, Octets, Push, RequestNumber};
@@ -18,6 +19,11 @@ const SHORT_S: u64 = 10;
 const HELD_BACK: Duration = Duration::from_secs(5);
 /// What a slow machine and a coarse meter may add.
 const SLACK: Duration = Duration::from_secs(2);
+/// How long traffic may go on beyond a ceiling before the request there is answered.
+const BEYOND: Duration = Duration::from_secs(4);
+/// The holding time that is granted, and how soon after traffic that was seen a device has surely not waited for it.
+const HOLD_S: u64 = 4;
+const HASTE: Duration = Duration::from_millis(2_500);
 /// How long something that must not happen is waited for.
 const QUIET: Duration = Duration::from_millis(1500);
 
@@ -27,7 +33,7 @@ type Step = fn(&mut Cloud, Asked) -> Next;
 
 /// Plays all of it.
 pub(super) fn play(cloud: &mut Cloud) -> anyhow::Result<Report> {
-    let steps: [Step; 16] = [
+    let steps: [Step; 20] = [
         repeats_request,
         plain_grant,
         repeated_answer,
@@ -38,7 +44,11 @@ pub(super) fn play(cloud: &mut Cloud) -> anyhow::Result<Report> {
         busy,
         keeps_ceiling,
         push,
+        silence,
+        restrict,
+        throttle,
         validity,
+        holding,
         revoke,
         command_order,
         unknown_epoch,
@@ -309,6 +319,130 @@ fn validity(cloud: &mut Cloud, asked: Asked) -> Next {
         cloud.keep(Rule::Validity);
     }
     Ok(Some(next))
+}
+
+/// A grant that may go on beyond its ceiling, in some way and never further than one grant more. Its request at the
+/// ceiling is answered late, and by so much; what was used until then is in the next one.
+fn beyond(
+    cloud: &mut Cloud,
+    asked: &Asked,
+    rule: Rule,
+    change: impl FnOnce(&mut CreditAnswer, Octets),
+) -> Next {
+    let ceiling = Octets(
+        cloud
+            .ceiling
+            .max(asked.request.used)
+            .0
+            .saturating_add(cloud.grant),
+    );
+    let further = Octets(ceiling.0.saturating_add(cloud.grant));
+    let mut answer = cloud.answer_to(&asked.request, ceiling);
+    change(&mut answer, further);
+    cloud.beyond = Some(rule);
+    cloud.answer(answer)?;
+    let Some(waiting) = cloud.asked(cloud.wait)? else {
+        cloud.broke(rule, format!("no request came at the ceiling of {ceiling}"));
+        return Ok(None);
+    };
+    if waiting.request.used < ceiling {
+        let used = waiting.request.used;
+        cloud.broke(
+            rule,
+            format!("it asks with {used} used, the ceiling is {ceiling}"),
+        );
+    }
+    cloud.pass(BEYOND)?;
+    let answer = cloud.answer_to(&waiting.request, further);
+    cloud.answer(answer)?;
+    let next = used_up(cloud, rule)?;
+    cloud.beyond = None;
+    Ok(next)
+}
+
+fn silence(cloud: &mut Cloud, asked: Asked) -> Next {
+    beyond(cloud, &asked, Rule::Silence, |answer, further| {
+        answer.silence_s = 3600;
+        answer.stop = further;
+    })
+}
+
+fn restrict(cloud: &mut Cloud, asked: Asked) -> Next {
+    beyond(cloud, &asked, Rule::Restrict, |answer, further| {
+        answer.final_unit = Some(FinalAction::Restrict(vec![Text::clipped("192.0.2.1")]));
+        answer.stop = further;
+    })
+}
+
+/// Eight bit a second, to far beyond: what passes at that pace is not worth a grant.
+fn throttle(cloud: &mut Cloud, asked: Asked) -> Next {
+    let far = cloud.grant.saturating_mul(1_000);
+    beyond(cloud, &asked, Rule::Throttle, |answer, further| {
+        answer.final_unit = Some(FinalAction::Throttle(8));
+        answer.stop = Octets(further.0.saturating_add(far));
+    })
+}
+
+/// A grant without end: when the traffic pauses for the holding time all of it comes back.
+fn holding(cloud: &mut Cloud, asked: Asked) -> Next {
+    let endless = Octets(cloud.ceiling.0.saturating_add(1_000_000_000_000));
+    let mut answer = cloud.answer_to(&asked.request, endless);
+    answer.valid_until = answer.decided.plus_s(cloud.wait.as_secs() * 5 / 6);
+    answer.hold_s = HOLD_S;
+    cloud.answer(answer)?;
+    let Some(given) = cloud.asked(2 * cloud.wait)? else {
+        cloud.broke(Rule::Holding, "no request came at the end of its validity");
+        return Ok(None);
+    };
+    if given.request.kind != Kind::Final {
+        // It is a choice, and a pause of the traffic is needed to see it.
+        if given.request.reason == Reason::VALIDITY {
+            cloud.report.note(Rule::Holding, Outcome::NotOffered);
+        } else {
+            let why = format!(
+                "{:?}, reason {}",
+                given.request.kind, given.request.reason.0
+            );
+            cloud.broke(Rule::Holding, why);
+        }
+        return Ok(Some(given));
+    }
+    // Octets passed after the request was made: the holding time began then or later.
+    let after = given.at.duration_since(asked.at);
+    if given.request.used > asked.request.used && after < HASTE {
+        let why = format!("given back {after:.1?} after traffic, to be held for {HOLD_S} s");
+        cloud.broke(Rule::Holding, why);
+    }
+    if given.request.reason != Reason::HOLDING || given.request.held.is_none() {
+        let why = format!(
+            "reason {}, held {:?}",
+            given.request.reason.0, given.request.held
+        );
+        cloud.broke(Rule::Holding, why);
+    }
+    let done = CreditAnswer {
+        valid_until: None,
+        ..cloud.answer_to(&given.request, given.request.used)
+    };
+    cloud.ceiling = given.request.used;
+    cloud.answer(done)?;
+    let next = cloud.asked(cloud.wait)?;
+    match &next {
+        Some(next) if next.request.used > given.request.used => {
+            let (used, left) = (next.request.used, given.request.used);
+            cloud.broke(Rule::Holding, format!("{used} used, given back at {left}"));
+        }
+        Some(next) if next.request.kind == Kind::Initial => cloud.keep(Rule::Holding),
+        Some(next) => {
+            let kind = next.request.kind;
+            cloud.broke(Rule::Holding, format!("after it {kind:?}"));
+        }
+        None => cloud.broke(
+            Rule::Holding,
+            "it did not ask again, with traffic at the gate",
+        ),
+    }
+    Ok(next)
 }
 
 /// Revoked under a grant: the rest comes back by a final, the next packet asks, and the command's repeat does nothing.

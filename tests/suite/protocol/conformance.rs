@@ -8,17 +8,21 @@ use std::process::Command;
 
 use serde_json::Value;
 use simquota_tests::broker::{Broker as _, Mosquitto};
+use simquota_tests::certificates::{Authority, Validity};
 use simquota_tests::missing::missing_part;
 use simquota_tests::process::{Child, LIMIT};
 use simquota_tests::tools;
+
+use crate::tls::listener;
 
 const KIT: &str = env!("CARGO_BIN_EXE_conformance");
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 
 /// Mistake of `wrong.py`, the first rule that it breaks.
-const WRONG: [(&str, &str); 14] = [
+const WRONG: [(&str, &str); 18] = [
     ("adds", "repeated-answer"),
     ("any-epoch", "other-epoch"),
+    ("boundless", "silence"),
     ("deletes", "resends-usage"),
     ("forged", "forged-answer"),
     ("hasty", "registers-first"),
@@ -27,10 +31,13 @@ const WRONG: [(&str, &str); 14] = [
     ("new-octets", "repeats-request"),
     ("overspends", "stops-at-ceiling"),
     ("receipt", "validity"),
+    ("restless", "holding"),
     ("silent", "repeats-request"),
     ("stale", "older-number"),
     ("swaps", "command-order"),
     ("twice", "command-once"),
+    ("unrestricted", "restrict"),
+    ("unthrottled", "throttle"),
 ];
 
 /// A kit and the device that it looks at.
@@ -43,6 +50,8 @@ struct Trial {
 struct Place {
     python: PathBuf,
     port: u16,
+    /// Of a broker with TLS, whose issuer is in `ca.pem`.
+    tls_port: u16,
     folder: tempfile::TempDir,
 }
 
@@ -56,11 +65,18 @@ impl Place {
     }
 
     /// The kit listens before the device starts.
-    fn trial(&self, name: &'static str, wait_s: u64, key: &Path, device: &mut Command) -> Trial {
+    fn trial(
+        &self,
+        name: &'static str,
+        wait_s: u64,
+        broker: &[String],
+        key: &Path,
+        device: &mut Command,
+    ) -> Trial {
         let mut kit = Command::new(KIT);
         kit.args(["--json", "--wait-s", &wait_s.to_string()])
             .args(["--epoch-s", &(2 * wait_s).to_string(), "--broker"])
-            .arg(format!("mqtt://127.0.0.1:{}", self.port))
+            .args(broker)
             .arg("--device")
             .arg(key);
         let kit = Child::start("kit", &mut kit).unwrap();
@@ -74,32 +90,65 @@ impl Place {
         let key = self.key(name);
         let mut device = Command::new(&self.python);
         device
-            .arg(tools::client("run.py"))
-            .args(["device", "127.0.0.1", &self.port.to_string()])
+            .arg(tools::client("wrong.py"))
+            .args(["127.0.0.1", &self.port.to_string()])
             .arg(&key)
             // 20 kB a second, and no number of turns that comes to a grant.
             .args(["--hurry", "10", "--octets", "1050"])
             .args(wrong.map(|wrong| format!("--wrong={wrong}")));
-        self.trial(name, 12, &key, &mut device)
+        let broker = [format!("mqtt://127.0.0.1:{}", self.port)];
+        self.trial(name, 12, &broker, &key, &mut device)
     }
 
+    /// The broker with TLS, for the kit, with the issuers that are in a file.
+    fn over_tls(&self, issuers: &Path) -> [String; 3] {
+        [
+            format!("mqtts://localhost:{}", self.tls_port),
+            "--ca".to_owned(),
+            issuers.to_str().unwrap().to_owned(),
+        ]
+    }
+
+    /// Over TLS, with traffic that pauses for 6 of 12 seconds.
     fn agent(&self) -> Trial {
         let key = self.key("agent");
         let folder = self.folder.path();
         let trace: String = (0..3600)
-            .map(|second| format!("{second},400,1700\n"))
+            .map(|second| match second % 120 {
+                0..60 => format!("{second},400,1700\n"),
+                _ => format!("{second},0,0\n"),
+            })
             .collect();
         fs::write(folder.join("trace.csv"), trace).unwrap();
         let config = format!(
-            "key_file = \"agent.key\"\ndata = \"data\"\n[broker]\nhost = \"127.0.0.1\"\nport = {}\n[source]\n\
+            "key_file = \"agent.key\"\ndata = \"data\"\n[broker]\nhost = \"localhost\"\nport = {}\ntls = true\n\
+             ca_file = \"ca.pem\"\n[source]\n\
              kind = \"trace\"\nfile = \"trace.csv\"\nspeed = 10\nrepeat = true\npoll_ms = 50\n",
-            self.port
+            self.tls_port
         );
         let path = folder.join("edge.toml");
         fs::write(&path, config).unwrap();
         let mut device = Command::new(DEMO);
         device.args(["edge", "run", "--config"]).arg(path);
-        self.trial("agent", 30, &key, &mut device)
+        let broker = self.over_tls(&folder.join("ca.pem"));
+        self.trial("agent", 30, &broker, &key, &mut device)
+    }
+}
+
+impl Place {
+    fn the_kit_believes_no_other_issuer(&self) {
+        let other = self.folder.path().join("other.pem");
+        Authority::new("other").unwrap().write(&other).unwrap();
+        let output = Command::new(KIT)
+            .arg("--broker")
+            .args(self.over_tls(&other))
+            .arg("--device")
+            .arg(self.key("nobody"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("ca_file"), "{said}");
     }
 }
 
@@ -131,19 +180,32 @@ fn the_kit_passes_agent_and_stranger_and_finds_each_mistake() {
         );
     };
     let broker = Mosquitto::start(&mosquitto).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = Authority::new("issuer").unwrap();
+    issuer.write(&folder.path().join("ca.pem")).unwrap();
+    let server = issuer
+        .issue(folder.path(), "server", &["localhost"], Validity::Now)
+        .unwrap();
+    let guarded = Mosquitto::start_with(&mosquitto, &listener(&server, None)).unwrap();
     let place = Place {
         python,
         port: broker.port_v4(),
-        folder: tempfile::tempdir().unwrap(),
+        tls_port: guarded.port_v4(),
+        folder,
     };
+    place.the_kit_believes_no_other_issuer();
     let right = [place.agent(), place.stranger("stranger", None)];
     let wrong = WRONG.map(|(name, rule)| (place.stranger(name, Some(name)), rule));
     for trial in right {
         let name = trial.name;
         let (rules, passed) = trial.end();
         let kept = rules.iter().filter(|(_, outcome, _)| outcome == "kept");
-        println!("{name}: {} of {} rules kept", kept.count(), rules.len());
+        let kept = kept.count();
+        println!("{name}: {kept} of {} rules kept", rules.len());
         assert!(passed, "{name}: {rules:#?}");
+        // The stranger chose to have no holding time.
+        let chosen = usize::from(name == "stranger");
+        assert_eq!(kept + chosen, rules.len(), "{name}: {rules:#?}");
     }
     for (trial, rule) in wrong {
         let name = trial.name;

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::process::Command;
 
 use rumqttc::v5::MqttOptions;
+use simquota_tests::missing::missing_part;
 use simquota_tests::process::{Child, LIMIT, await_fact};
 
+use super::codec::again;
 use super::sniffer::Sniffer;
 
 /// The port in the demo's cloud.toml, once it has begun.
@@ -32,8 +34,16 @@ fn every_message_of_a_demo_fits_the_schema() {
     let sniffer = Sniffer::with(options);
     let status = demo.wait_exit(4 * LIMIT).unwrap();
     assert!(status.success(), "{:#?}", demo.tail());
-    let heard = sniffer.check_after();
+    let (heard, lines) = sniffer.check_after();
     println!("demo: {heard:?} fit the schema");
+    match again(&lines) {
+        Some(said) => {
+            let payloads = lines.lines().map(|line| line.split_once(' ').unwrap().1);
+            assert!(payloads.eq(said.lines()), "C writes other octets");
+            println!("C: {} messages of it written again", said.lines().count());
+        }
+        None => missing_part("gcc, and Python with zcbor (C of the schema)"),
+    }
     for rule in [
         "on-up-register",
         "on-up-usage",

@@ -50,7 +50,7 @@ pub(crate) fn write(said: &[Said]) {
     std::fs::write(path(), lines).unwrap();
 }
 
-fn read() -> Vec<Said> {
+pub(super) fn read() -> Vec<Said> {
     let text = std::fs::read_to_string(path()).unwrap();
     text.lines()
         .map(|line| {
@@ -78,7 +78,7 @@ fn clock(said: &Said) -> Option<UnixMillis> {
 }
 
 /// What an answer says that its device goes by; how much is granted is the cloud's to decide.
-fn meaning(said: &Said) -> String {
+pub(super) fn meaning(said: &Said) -> String {
     match said.topic {
         Topic::Down(_, Down::Register) => {
             let answer: RegisterAnswer = decode(&said.payload).unwrap();

@@ -1,15 +1,17 @@
 //! Hears every message of the protocol on a broker, and holds it against the schema in the end.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use rumqttc::v5::{Event, MqttOptions};
+use serde_cbor::Value;
 use simquota_tests::broker::Broker;
 use tokio::sync::oneshot;
 
-use super::schema::{Schema, rule};
+use super::schema::{Schema, message_of, rule};
 use crate::broker::client::{Client, options};
 
 /// The topic that ends it; not one of the protocol's.
@@ -63,11 +65,11 @@ impl Sniffer {
             client.publish(END, false, &["."]).await;
         });
         self.thread.join().unwrap();
-        checked(self.messages)
+        checked(self.messages).0
     }
 
-    /// The same when the broker is gone.
-    pub(crate) fn check_after(self) -> BTreeMap<&'static str, usize> {
+    /// The same when the broker is gone, and the payloads themselves, in lines of rule and hexadecimal digits.
+    pub(crate) fn check_after(self) -> (BTreeMap<&'static str, usize>, String) {
         // It may have ended by itself.
         let _ = self.stop.send(());
         self.thread.join().unwrap();
@@ -99,7 +101,8 @@ async fn listen(options: MqttOptions, sender: Sender<(String, Vec<u8>)>, ready: 
     }
 }
 
-fn checked(messages: Receiver<(String, Vec<u8>)>) -> BTreeMap<&'static str, usize> {
+fn checked(messages: Receiver<(String, Vec<u8>)>) -> (BTreeMap<&'static str, usize>, String) {
+    let mut lines = String::new();
     let mut counts = BTreeMap::new();
     let mut schemas = BTreeMap::new();
     for (topic, message) in messages {
@@ -113,8 +116,14 @@ fn checked(messages: Receiver<(String, Vec<u8>)>) -> BTreeMap<&'static str, usiz
             panic!("{topic}: {why}: {}", hex(&message));
         }
         *counts.entry(rule).or_insert(0) += 1;
+        // Behind the tag.
+        let parts: Vec<Value> = serde_cbor::from_slice(&message[1..]).unwrap();
+        let Value::Bytes(payload) = &parts[2] else {
+            panic!("{topic}: no payload");
+        };
+        writeln!(lines, "{} {}", message_of(rule), hex(payload)).unwrap();
     }
-    counts
+    (counts, lines)
 }
 
 pub(crate) fn hex(octets: &[u8]) -> String {

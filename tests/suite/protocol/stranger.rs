@@ -82,10 +82,10 @@ fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
     let key = key_file(&world, "stranger", "autumn");
     let mut command = Command::new(python);
     command
-        .arg(tools::client("run.py"))
-        .args(["story", "127.0.0.1", &world.broker.port_v4().to_string()])
+        .arg(tools::client("story.py"))
+        .args(["127.0.0.1", &world.broker.port_v4().to_string()])
         .arg(&key)
-        .args(["--manager", "others", "others-manager/1"])
+        .args(["others", "others-manager/1"])
         .arg(
             world
                 .folder
@@ -137,6 +137,26 @@ fn a_stranger_registers_uses_is_cut_off_topped_up_and_returns_the_remainder() {
         end["payload"], end["of_the_device"], audit["entries"]
     );
     assert!(end["payload"].as_u64() < Some(2_000), "{end}");
+}
+
+/// Lines of Python but blank ones, comments and descriptions.
+fn code_lines(file: &str) -> usize {
+    let text = fs::read_to_string(tools::client(file)).unwrap();
+    let (mut lines, mut described) = (0, false);
+    for line in text.lines().map(str::trim) {
+        let quotes = line.matches("\"\"\"").count();
+        let code = !described && quotes == 0 && !line.is_empty() && !line.starts_with('#');
+        lines += usize::from(code);
+        described ^= quotes == 1;
+    }
+    lines
+}
+
+#[test]
+fn the_stranger_is_as_short_as_the_page_says() {
+    let lines = code_lines("csim.py") + code_lines("story.py");
+    println!("stranger: {lines} lines of code");
+    assert!(lines < 300, "{lines}");
 }
 
 #[test]
