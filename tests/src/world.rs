@@ -229,6 +229,16 @@ impl Device {
         self.process = Some(Child::start(&self.id, &mut command).unwrap());
     }
 
+    /// The same, logging at another level.
+    pub fn start_logging(&mut self, level: &str) {
+        let mut command = Command::new(program());
+        command
+            .env("RUST_LOG", level)
+            .args(["edge", "run", "--json", "--config"])
+            .arg(self.folder.join("edge.toml"));
+        self.process = Some(Child::start(&self.id, &mut command).unwrap());
+    }
+
     /// `status.json` of the process that runs.
     #[must_use]
     pub fn status(&self) -> Option<Value> {

@@ -76,7 +76,8 @@ impl Ear {
 
     fn suspicion(&self, device: &Device, reason: &str) -> Event {
         self.hear(device, reason, |event| {
-            event.kind.as_str() == "suspicious" && text(event, "reason") == reason
+            let kinds = ["suspicious", "two-devices", "sim-conflict", "store-reset"];
+            kinds.contains(&event.kind.as_str()) && text(event, "reason") == reason
         })
     }
 }
