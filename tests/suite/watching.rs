@@ -159,6 +159,9 @@ fn what_a_key_can_not_tell_is_unverified_and_not_refused() {
     assert!(row["payload"].is_array(), "{row}");
 }
 
+const ROWS: usize = 30;
+const COLUMNS: usize = 120;
+
 /// `top` on a terminal of its own, its keys, and all that it drew.
 struct Terminal {
     child: std::process::Child,
@@ -169,7 +172,7 @@ impl Terminal {
     fn start(world: &World, args: &str) -> Self {
         let config = world.folder.path().join("cloud.toml");
         let line = format!(
-            "stty rows 30 cols 120; exec {DEMO} cloud --config {} top {args}",
+            "stty rows {ROWS} cols {COLUMNS}; exec {DEMO} cloud --config {} top {args}",
             config.display()
         );
         // util-linux, on every Debian: a terminal between two pipes.
@@ -198,13 +201,49 @@ impl Terminal {
         Self { child, drawn }
     }
 
+    /// What a person sees: only what changes is drawn, so words come in pieces.
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned()
+        let drawn = String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned();
+        let mut screen = vec![vec![' '; COLUMNS]; ROWS];
+        let (mut row, mut column) = (0, 0);
+        let mut letters = drawn.chars();
+        while let Some(letter) = letters.next() {
+            if letter != '\u{1b}' {
+                if !letter.is_control() {
+                    if let Some(cell) = screen.get_mut(row).and_then(|row| row.get_mut(column)) {
+                        *cell = letter;
+                    }
+                    column += 1;
+                }
+                continue;
+            }
+            if letters.next() != Some('[') {
+                continue;
+            }
+            let mut numbers = String::new();
+            let order = loop {
+                match letters.next() {
+                    Some(letter @ ('0'..='9' | ';' | '?')) => numbers.push(letter),
+                    order => break order,
+                }
+            };
+            match order {
+                Some('H') => {
+                    let mut place = numbers.split(';').map(|place| place.parse().unwrap_or(1));
+                    row = place.next().unwrap_or(1_usize).saturating_sub(1);
+                    column = place.next().unwrap_or(1_usize).saturating_sub(1);
+                }
+                Some('J') => screen.iter_mut().for_each(|row| row.fill(' ')),
+                _ => {}
+            }
+        }
+        let lines = screen.iter().map(|row| row.iter().collect::<String>());
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn shows(&self, what: &str) {
         await_fact(LIMIT, what, || self.text().contains(what).then_some(()))
-            .unwrap_or_else(|error| panic!("{error}: {:?}", self.text()));
+            .unwrap_or_else(|error| panic!("{error}:\n{}", self.text()));
     }
 
     fn press(&mut self, keys: &str) {
@@ -216,7 +255,10 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It may be over, as it should be.
+        // It may be over, as it should be. Ctrl-C is for one that outlives its terminal.
+        if let Some(keyboard) = &mut self.child.stdin {
+            let _ = keyboard.write_all(b"\x03");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -243,5 +285,5 @@ fn top_lives_on_a_terminal_and_its_keys_open_the_journal_and_end_it() {
     top.shows("request 1 (initial");
     top.press("q");
     let ended = await_fact(LIMIT, "top to end", || top.child.try_wait().unwrap()).unwrap();
-    assert!(ended.success(), "{ended}: {:?}", top.text());
+    assert!(ended.success(), "{ended}:\n{}", top.text());
 }
