@@ -107,7 +107,7 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
     let mut times = Times::default();
     for _ in 0..count {
         device.await_status("to be blocked", |status| {
-            status["gate_open"] == false && world.show(&device)["state"] == "exhausted"
+            status["gate_open"] == false && status["answer_code"] == 4012
         });
         let before = device.status().and_then(|status| status["used"].as_u64());
         let process = device.process.as_ref().context("the agent is gone")?;

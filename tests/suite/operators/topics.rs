@@ -114,7 +114,7 @@ fn the_pages_examples_can_be_pasted_and_hear_something() {
 fn what_devices_show_of_themselves_is_told_on_their_fleets_topic() {
     let mut world = World::start();
     restart_with(&mut world, "[registration]\nsilent_s = 1\n");
-    let watcher = watching::watch(&world, &["--fleet", "buses", "--json"]);
+    let watcher = watching::watch(&world, &["--json"]);
     let hears = |kind: &str| {
         let kind = format!("\"{kind}\"");
         watcher
