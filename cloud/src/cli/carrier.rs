@@ -80,8 +80,11 @@ pub(super) fn run(common: &Common, file: &Path, permille: u64, tell: bool) -> an
     .into())
 }
 
+/// One of them, out of the map.
+type Apart<'a> = (&'a (Iccid, u64), &'a (u64, u64));
+
 /// Has an event made of each. A SIM that is in no device any more has no fleet that could hear of it.
-fn say_apart(common: &Common, apart: &[(&(Iccid, u64), &(u64, u64))]) -> anyhow::Result<()> {
+fn say_apart(common: &Common, apart: &[Apart<'_>]) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
     for ((iccid, day), (theirs, ours)) in apart {
         let args = value_map([
