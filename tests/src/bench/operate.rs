@@ -111,12 +111,12 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
         device.await_status("to be blocked", |status| {
             status["gate_open"] == false && status["answer_code"] == 4012
         });
-        let before = device.status().and_then(|status| status["used"].as_u64());
+        let before = device.status().and_then(|status| status.get("used")?.as_u64());
         let process = device.process.as_ref().context("the agent is gone")?;
         let mark = process.mark();
         let began = Instant::now();
         thread::scope(|scope| {
-            let bought = scope.spawn(&buy);
+            let bought = scope.spawn(buy);
             let open = |line: &str| line.contains("gate set") && line.contains("open=true");
             process.wait_line_after(mark, open, LIMIT)?;
             times.push(began.elapsed());
