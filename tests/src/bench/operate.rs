@@ -111,7 +111,9 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
         device.await_status("to be blocked", |status| {
             status["gate_open"] == false && status["answer_code"] == 4012
         });
-        let before = device.status().and_then(|status| status.get("used")?.as_u64());
+        let before = device
+            .status()
+            .and_then(|status| status.get("used")?.as_u64());
         let process = device.process.as_ref().context("the agent is gone")?;
         let mark = process.mark();
         let began = Instant::now();
