@@ -242,6 +242,11 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             Ok(print(&String::from_utf8_lossy(&octets))?)
         }
         Command::Device(command) => match command {
+            DeviceCommand::Policy {
+                which,
+                policy,
+                expected,
+            } => device::policy(common, &which, &policy, expected),
             DeviceCommand::Tag { which, tags } => device::tag(common, &which, &tags),
             DeviceCommand::AssignSim { which, iccid } => {
                 let with = ("iccid", iccid.to_string());
@@ -277,7 +282,11 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         } => ledger::audit_store(common, &store),
         Command::Audit { offline: false, .. } => ledger::audit(common),
         Command::Audit { offline: true, .. } => ledger::audit_offline(common),
-        Command::Carrier { file, permille } => carrier::run(common, &file, permille),
+        Command::Carrier {
+            file,
+            permille,
+            tell,
+        } => carrier::run(common, &file, permille, tell),
         Command::Backup { name } => backup::run(common, &name),
         Command::Restore { file, replace } => backup::restore(common, &file, replace),
         Command::Acl { kind, out } => acl::run(common, kind, &out),

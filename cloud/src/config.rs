@@ -383,6 +383,7 @@ impl At<'_> {
             pushes_max: grant.pushes_max,
             epochs_a_day: registration.epochs_a_day,
             freeze: registration.freeze,
+            silent_s: registration.silent_s,
         })
     }
 

@@ -18,11 +18,14 @@ use serde_json::Value;
 use crate::broker::{Broker, EmbeddedBroker};
 use crate::process::{Child, LIMIT, await_fact};
 
-/// The program that is the service and the agent, by its first argument: this one if it proves, else the demo that
+/// The program that is the service and the agent, by its first argument: this one if it proves or measures, else the demo that
 /// is built beside every test.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
-    if this.file_stem().is_some_and(|name| name == "prove") {
+    if this
+        .file_stem()
+        .is_some_and(|name| name == "prove" || name == "bench")
+    {
         return this;
     }
     let found = this
@@ -226,6 +229,16 @@ impl Device {
             .args(["edge", "run", "--json", "--config"])
             .arg(self.folder.join("edge.toml"))
             .args(args);
+        self.process = Some(Child::start(&self.id, &mut command).unwrap());
+    }
+
+    /// The same, logging at another level.
+    pub fn start_logging(&mut self, level: &str) {
+        let mut command = Command::new(program());
+        command
+            .env("RUST_LOG", level)
+            .args(["edge", "run", "--json", "--config"])
+            .arg(self.folder.join("edge.toml"));
         self.process = Some(Child::start(&self.id, &mut command).unwrap());
     }
 

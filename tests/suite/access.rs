@@ -196,3 +196,39 @@ async fn heard_only_its_own(spy: &mut Client, own: &str) {
         assert!(topic.starts_with("csim/v1/d/tracker-a/down/"), "{topic}");
     }
 }
+
+#[test]
+fn what_is_only_tried_leaves_no_key_behind() {
+    let world = crate::world::World::start();
+    let names = || {
+        let folder = world.folder.path().join("cloud/keys");
+        let mut names = std::collections::BTreeMap::new();
+        for kind in std::fs::read_dir(&folder).unwrap() {
+            let kind = kind.unwrap().path();
+            if kind.is_dir() {
+                for file in std::fs::read_dir(&kind).unwrap() {
+                    let path = file.unwrap().path();
+                    names.insert(path.clone(), std::fs::read(&path).unwrap());
+                }
+            }
+        }
+        names
+    };
+    let before = names();
+    let audit = world.cloud(&["audit"]).remove(0)["entries"].clone();
+    for tried in [
+        &[
+            "key", "create", "auditor", "--role", "viewer", "--fleet", "buses",
+        ][..],
+        &["enrol", "batch", "create", "summer", "--fleet", "buses"],
+        &["fleet", "create", "trams"],
+        &["enrol", "tracker-1", "--batch", "spring"],
+    ] {
+        let (rows, code, said) = world.command(&[&["--dry-run"], tried].concat());
+        assert_eq!(code, 0, "{tried:?}: {said}");
+        let said = format!("{rows:?}{said}");
+        assert!(!said.contains("csim1:"), "{tried:?}: {said}");
+        assert_eq!(names(), before, "{tried:?}");
+    }
+    assert_eq!(world.cloud(&["audit"]).remove(0)["entries"], audit);
+}

@@ -3,6 +3,8 @@
 mod alerts;
 mod hooks;
 mod http;
+mod topics;
+mod trace;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -76,7 +76,8 @@ impl Ear {
 
     fn suspicion(&self, device: &Device, reason: &str) -> Event {
         self.hear(device, reason, |event| {
-            event.kind.as_str() == "suspicious" && text(event, "reason") == reason
+            let kinds = ["suspicious", "two-devices", "sim-conflict", "store-reset"];
+            kinds.contains(&event.kind.as_str()) && text(event, "reason") == reason
         })
     }
 }
@@ -184,7 +185,7 @@ async fn a_store_that_is_rolled_back_is_named_and_nothing_is_gained_by_it() {
     assert!(ended.unwrap().success());
     let show = world.show(&device);
     assert_eq!(show["epochs"], 2);
-    assert_eq!(reasons(&world, &device), ["store-went-back"]);
+    assert_eq!(reasons(&world, &device), ["store-reset", "store-went-back"]);
     // The lines after the copy were played, and charged, twice.
     let charged = show["charged"].as_u64().unwrap();
     let present = show["charged_epoch"].as_u64().unwrap();

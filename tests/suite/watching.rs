@@ -1,12 +1,14 @@
 //! `watch` and `top`: what goes over the broker, and what the service says of it.
 
-use std::process::Command;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use simquota_shared::topic::Up;
-use simquota_tests::process::{Child, LIMIT};
+use simquota_tests::process::{Child, LIMIT, await_fact};
 
 use crate::broker::client::Client;
 use crate::hand::Hand;
@@ -16,7 +18,7 @@ use crate::world::{World, steady};
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 
 /// A watcher that sees the broker by the time this returns.
-fn watch(world: &World, args: &[&str]) -> Child {
+pub(crate) fn watch(world: &World, args: &[&str]) -> Child {
     let mut command = Command::new(DEMO);
     command
         .args(["cloud", "--config"])
@@ -155,4 +157,133 @@ fn what_a_key_can_not_tell_is_unverified_and_not_refused() {
     let row: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(row["verdict"], "unverified", "{row}");
     assert!(row["payload"].is_array(), "{row}");
+}
+
+const ROWS: usize = 30;
+const COLUMNS: usize = 120;
+
+/// `top` on a terminal of its own, its keys, and all that it drew.
+struct Terminal {
+    child: std::process::Child,
+    drawn: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(world: &World, args: &str) -> Self {
+        let config = world.folder.path().join("cloud.toml");
+        let line = format!(
+            "stty rows {ROWS} cols {COLUMNS}; exec {DEMO} cloud --config {} top {args}",
+            config.display()
+        );
+        // util-linux, on every Debian: a terminal between two pipes.
+        let mut child = Command::new("script")
+            .args([
+                "--quiet",
+                "--return",
+                "--flush",
+                "--command",
+                &line,
+                "/dev/null",
+            ])
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let drawn = Arc::new(Mutex::new(Vec::new()));
+        let (mut out, all) = (child.stdout.take().unwrap(), Arc::clone(&drawn));
+        std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            while let Ok(count @ 1..) = out.read(&mut some) {
+                all.lock().unwrap().extend_from_slice(&some[..count]);
+            }
+        });
+        Self { child, drawn }
+    }
+
+    /// What a person sees: only what changes is drawn, so words come in pieces.
+    fn text(&self) -> String {
+        let drawn = String::from_utf8_lossy(&self.drawn.lock().unwrap()).into_owned();
+        let mut screen = vec![vec![' '; COLUMNS]; ROWS];
+        let (mut row, mut column) = (0, 0);
+        let mut letters = drawn.chars();
+        while let Some(letter) = letters.next() {
+            if letter != '\u{1b}' {
+                if !letter.is_control() {
+                    if let Some(cell) = screen.get_mut(row).and_then(|row| row.get_mut(column)) {
+                        *cell = letter;
+                    }
+                    column += 1;
+                }
+                continue;
+            }
+            if letters.next() != Some('[') {
+                continue;
+            }
+            let mut numbers = String::new();
+            let order = loop {
+                match letters.next() {
+                    Some(letter @ ('0'..='9' | ';' | '?')) => numbers.push(letter),
+                    order => break order,
+                }
+            };
+            match order {
+                Some('H') => {
+                    let mut place = numbers.split(';').map(|place| place.parse().unwrap_or(1));
+                    row = place.next().unwrap_or(1_usize).saturating_sub(1);
+                    column = place.next().unwrap_or(1_usize).saturating_sub(1);
+                }
+                Some('J') => screen.iter_mut().for_each(|row| row.fill(' ')),
+                _ => {}
+            }
+        }
+        let lines = screen.iter().map(|row| row.iter().collect::<String>());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn shows(&self, what: &str) {
+        await_fact(LIMIT, what, || self.text().contains(what).then_some(()))
+            .unwrap_or_else(|error| panic!("{error}:\n{}", self.text()));
+    }
+
+    fn press(&mut self, keys: &str) {
+        let keyboard = self.child.stdin.as_mut().unwrap();
+        keyboard.write_all(keys.as_bytes()).unwrap();
+        keyboard.flush().unwrap();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may be over, as it should be. Ctrl-C is for one that outlives its terminal.
+        if let Some(keyboard) = &mut self.child.stdin {
+            let _ = keyboard.write_all(b"\x03");
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn top_lives_on_a_terminal_and_its_keys_open_the_journal_and_end_it() {
+    let world = World::start();
+    world.cloud(&["package", "buy", "--fleet", "buses", "--volume", "100MB"]);
+    for id in ["tracker-1", "tracker-2"] {
+        let mut device = world.device(id, &steady(5, 100), 5, "1 MB");
+        device.start();
+        device.process.as_mut().unwrap().wait_exit(LIMIT).unwrap();
+    }
+    let mut top = Terminal::start(&world, "--fleet buses --every 1");
+    top.shows("tracker-1");
+    top.shows("tracker-2");
+    top.press("/");
+    top.shows("Enter keep, Esc clear");
+    top.press("r-2\r");
+    top.shows("only 'r-2'");
+    top.press("\r");
+    top.shows("journal of tracker-2");
+    top.shows("request 1 (initial");
+    top.press("q");
+    let ended = await_fact(LIMIT, "top to end", || top.child.try_wait().unwrap()).unwrap();
+    assert!(ended.success(), "{ended}:\n{}", top.text());
 }

@@ -11,7 +11,7 @@ use simquota_shared::units::{Epoch, Octets, Seq};
 use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
 use crate::ledger::device::Device;
-use crate::ledger::entry::{Cause, Closed, CommandSettled, Registered, Subject};
+use crate::ledger::entry::{Cause, Closed, CommandSettled, Registered, Subject, reason};
 
 /// Why a device is not registered, and what it is told.
 struct Denied {
@@ -72,6 +72,16 @@ impl Turn<'_> {
             )?;
         }
         if orphans {
+            let words = format!(
+                "epoch {} began, and the device {} the total of the one before",
+                request.epoch,
+                if request.closes.is_some() {
+                    "knows"
+                } else {
+                    "does not know"
+                },
+            );
+            self.suspect(id, reason::STORE_RESET, &words)?;
             self.retell(id)?;
         }
         let answer = self.registration(id, request, Code::SUCCESS, false);

@@ -34,6 +34,8 @@ pub struct Rules {
     pub epochs_a_day: usize,
     /// A device that shows up as two is shut out until a person looks.
     pub freeze: bool,
+    /// A device that was not heard for so long is silent; 0: none ever is.
+    pub silent_s: u64,
 }
 
 impl Default for Rules {
@@ -56,6 +58,7 @@ impl Default for Rules {
             pushes_max: 1000,
             epochs_a_day: 24,
             freeze: false,
+            silent_s: 86_400,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{Turn, Verdict, encoded};
 use crate::ledger::Broken;
 use crate::ledger::account::{Account, Move, Pocket, Slot};
 use crate::ledger::device::{Axis, Device};
-use crate::ledger::entry::{Cause, Segment, Subject, Usage};
+use crate::ledger::entry::{Cause, Segment, Subject, Usage, reason};
 
 /// What is new in a batch, once its columns fit each other.
 struct News {
@@ -68,8 +68,15 @@ impl Turn<'_> {
             return Ok(Verdict::Done);
         }
         let news = match compare(batch, axis) {
-            Ok(Batch::Repeat | Batch::Gap) => {
+            Ok(Batch::Repeat) => {
                 self.acknowledge(id, kid, batch, Code::SUCCESS, mark, charged)?;
+                return Ok(Verdict::Done);
+            }
+            Ok(Batch::Gap) => {
+                self.acknowledge(id, kid, batch, Code::SUCCESS, mark, charged)?;
+                let first = batch.first;
+                let words = format!("samples after {mark} are missing before {first}");
+                self.suspect(id, reason::GAP, &words)?;
                 return Ok(Verdict::Done);
             }
             Ok(Batch::New(news)) => news,
@@ -103,11 +110,33 @@ impl Turn<'_> {
             unsure: Octets(news.unsure),
         });
         self.record(Subject::Device(id.clone()), cause, moves)?;
+        self.unsure(id, batch, &news)?;
         self.acknowledge(id, kid, batch, Code::SUCCESS, news.last, batch.total)?;
         if own > 0 {
             self.pool_gained(id)?;
         }
         Ok(Verdict::Done)
+    }
+
+    /// Takes note of what new samples say of themselves.
+    fn unsure(&mut self, id: &DeviceId, batch: &UsageBatch, news: &News) -> Result<(), Broken> {
+        let News {
+            first,
+            last,
+            unsure,
+            ..
+        } = news;
+        if batch.clock == 0 || news.flags & flag::CLOCK_UNSURE != 0 {
+            let words = format!("samples {first} to {last} have times that are not to be trusted");
+            self.suspect(id, reason::CLOCK_UNSURE, &words)?;
+        }
+        if *unsure > 0 {
+            let words = format!(
+                "{unsure} octets may have been used before a power cut, and are not charged"
+            );
+            self.suspect(id, reason::UNSURE_OCTETS, &words)?;
+        }
+        Ok(())
     }
 
     /// A status never changes the ledger (DESIGN section 11, number 9). It is answered with the mark, or with the

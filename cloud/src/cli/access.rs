@@ -86,9 +86,11 @@ pub(super) fn key(common: &Common, command: KeyCommand) -> anyhow::Result<()> {
                 RoleName::Viewer => Role::Viewer,
             };
             // The file first: an admitted key that nobody has would be of no use.
-            asker.keys()?.make_person(&key)?;
-            let line = Line::Person(key.clone(), role, fleet.clone());
-            roster::note(&asker.config.data, &line)?;
+            if !common.dry_run {
+                asker.keys()?.make_person(&key)?;
+                let line = Line::Person(key.clone(), role, fleet.clone());
+                roster::note(&asker.config.data, &line)?;
+            }
             let args = value_map([
                 ("key", word(&key)),
                 ("role", word(&role_name(role))),

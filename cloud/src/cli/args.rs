@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use simquota_shared::ids::{DeviceId, EnrolmentId, FleetId, Iccid, KeyId};
 use simquota_shared::units::UnixMillis;
 
-use super::{access, acl, bulk, package, record, report, rule, time, top, watch};
+use super::{access, acl, bulk, device, package, record, report, rule, time, top, watch};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -133,6 +133,9 @@ pub(super) enum Command {
         /// How many thousandths apart a day may be
         #[arg(long, default_value_t = 50)]
         permille: u64,
+        /// Make an event of each SIM that is further apart, once a day: its fleet hears of it
+        #[arg(long)]
+        tell: bool,
     },
     /// Write the whole journal into a file, while the service runs
     #[command(after_help = "Example: simquota-cloud backup monday   (DATA/backups/monday.journal)")]
@@ -308,6 +311,19 @@ pub(super) enum DeviceCommand {
     Readmit(DeviceArgs),
     /// Set its own limits; none of both: the fleet's hold
     Limits(rule::DeviceLimitArgs),
+    /// Change what its agent goes by; what is not given stays
+    #[command(
+        after_help = "Example: simquota-cloud device policy tracker-1 --report-s 3600 --expected 2"
+    )]
+    Policy {
+        #[command(flatten)]
+        which: DeviceArgs,
+        #[command(flatten)]
+        policy: device::PolicyArgs,
+        /// Only if this is the version of the policy that is in force
+        #[arg(long, value_name = "VERSION")]
+        expected: Option<u64>,
+    },
     /// Set all of its tags, to select it by; none: it has none
     #[command(after_help = "Example: simquota-cloud device tag tracker-1 berlin night")]
     Tag {

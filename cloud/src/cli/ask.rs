@@ -159,12 +159,23 @@ impl Asker {
         name: &str,
         args: Value,
     ) -> anyhow::Result<Value> {
+        self.ask_at(fleet, name, args, None)
+    }
+
+    /// The same, only if what is commanded about has this version.
+    pub(super) fn ask_at(
+        &mut self,
+        fleet: Option<&FleetId>,
+        name: &str,
+        args: Value,
+        expected: Option<u64>,
+    ) -> anyhow::Result<Value> {
         let command = FleetCommand {
             id: self.next_id()?,
             expires: clock::now()
                 .plus_s(self.expires_s)
                 .context("so many seconds are past the end of time: give fewer with --expires-s")?,
-            expected: None,
+            expected,
             dry: self.dry,
             name: Text::clipped(name),
             args,

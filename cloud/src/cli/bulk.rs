@@ -10,6 +10,7 @@ use simquota_shared::ids::{CommandId, DeviceId, FleetId, ZoneId};
 use simquota_shared::units::Octets;
 
 use super::ask::{Asker, Refused};
+use super::device::PolicyArgs;
 use super::package::{count, with};
 use super::{Common, amount, confirm, print, show};
 use crate::charging::value_map;
@@ -61,6 +62,13 @@ pub(super) enum BulkCommand {
         /// Octets in a month
         #[arg(long, value_parser = amount)]
         month: Option<Octets>,
+    },
+    /// Change what their agents go by; what is not given stays
+    Policy {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        policy: PolicyArgs,
     },
     /// Buy a package for each
     Buy {
@@ -171,6 +179,9 @@ pub(super) fn run(common: &Common, command: BulkCommand) -> anyhow::Result<()> {
             let octets = |octets: Option<Octets>| octets.map(|octets| count(octets.value()));
             let args = with(none(), [("day", octets(day)), ("month", octets(month))]);
             begin(common, &which, "device-limits", args)
+        }
+        BulkCommand::Policy { which, policy } => {
+            begin(common, &which, "device-policy", policy.with(none()))
         }
         BulkCommand::Buy {
             which,

@@ -8,14 +8,15 @@ use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::ids::Iccid;
 
-use super::ask::{Asker, Refused};
+use super::ask::{Asker, DryRun, Refused};
+use super::package::count;
 use super::{Common, print, show};
 use crate::charging::value_map;
 
 /// A SIM's day: octets by the carrier, octets by us.
 type Days = BTreeMap<(Iccid, u64), (u64, u64)>;
 
-pub(super) fn run(common: &Common, file: &Path, permille: u64) -> anyhow::Result<()> {
+pub(super) fn run(common: &Common, file: &Path, permille: u64, tell: bool) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
     let mut days = parse(&text).with_context(|| file.display().to_string())?;
@@ -65,6 +66,9 @@ pub(super) fn run(common: &Common, file: &Path, permille: u64) -> anyhow::Result
     if apart.is_empty() {
         return Ok(());
     }
+    if tell {
+        say_apart(common, &apart)?;
+    }
     Err(Refused {
         code: Code::INVALID_VALUE,
         why: format!(
@@ -74,6 +78,32 @@ pub(super) fn run(common: &Common, file: &Path, permille: u64) -> anyhow::Result
         ),
     }
     .into())
+}
+
+/// One of them, out of the map.
+type Apart<'a> = (&'a (Iccid, u64), &'a (u64, u64));
+
+/// Has an event made of each. A SIM that is in no device any more has no fleet that could hear of it.
+fn say_apart(common: &Common, apart: &[Apart<'_>]) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    for ((iccid, day), (theirs, ours)) in apart {
+        let args = value_map([
+            ("iccid", Value::Text(iccid.to_string())),
+            ("day", Value::Text(date(*day))),
+            ("carrier", count(*theirs)),
+            ("ledger", count(*ours)),
+        ]);
+        match asker.ask(None, "sim-drift", args) {
+            Ok(_) => {}
+            Err(error)
+                if error.is::<DryRun>()
+                    || error
+                        .downcast_ref::<Refused>()
+                        .is_some_and(|refused| refused.code == Code::USER_UNKNOWN) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// How far ours is from the carrier's, in thousandths of the carrier's; below 0 the meter reported too little.

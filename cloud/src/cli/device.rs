@@ -1,12 +1,15 @@
 //! Devices.
 
 use anyhow::bail;
+use clap::Args;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::ids::{DeviceId, FleetId};
+use simquota_shared::units::Octets;
 
 use super::ask::{Asker, Refused};
-use super::{Common, DeviceArgs, print, show};
+use super::package::{count, with};
+use super::{Common, DeviceArgs, amount, print, show};
 use crate::charging::value_map;
 
 /// Rows of one question; the service has the same bound.
@@ -158,18 +161,77 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
         text("code"),
         time("valid_until"),
         time("lease_until"),
+        text("policy"),
         ("suspicions", suspicions.join(", ")),
     ]))?)
+}
+
+/// What an agent goes by; what is not given stays.
+#[derive(Debug, Args)]
+pub(super) struct PolicyArgs {
+    /// Seconds from one usage sample to the next
+    #[arg(long, value_name = "SECONDS")]
+    sample_s: Option<u64>,
+    /// Seconds from one report to the next
+    #[arg(long, value_name = "SECONDS")]
+    report_s: Option<u64>,
+    /// Whether the agent's own octets are charged to packages
+    #[arg(long, value_name = "BOOL")]
+    own_charged: Option<bool>,
+    /// What it may use before its first answer, in all
+    #[arg(long, value_parser = amount)]
+    bootstrap: Option<Octets>,
+    /// How long a grant is valid
+    #[arg(long, value_name = "SECONDS")]
+    validity_s: Option<u64>,
+    /// The share of the metered octets that reports may cost, in thousandths
+    #[arg(long, value_name = "PERMILLE")]
+    overhead_permille: Option<u64>,
+}
+
+impl PolicyArgs {
+    /// As arguments of a command.
+    pub(super) fn with(&self, args: Value) -> Value {
+        let octets = self.bootstrap.map(|octets| count(octets.value()));
+        with(
+            args,
+            [
+                ("sample_s", self.sample_s.map(count)),
+                ("report_s", self.report_s.map(count)),
+                ("own_charged", self.own_charged.map(Value::Bool)),
+                ("bootstrap", octets),
+                ("validity_s", self.validity_s.map(count)),
+                ("overhead_permille", self.overhead_permille.map(count)),
+            ],
+        )
+    }
+}
+
+pub(super) fn policy(
+    common: &Common,
+    which: &DeviceArgs,
+    policy: &PolicyArgs,
+    expected: Option<u64>,
+) -> anyhow::Result<()> {
+    let mut asker = Asker::open(common)?;
+    let fleet = fleet_of(&mut asker, which)?;
+    let args = policy.with(named(&which.device));
+    let row = asker.ask_at(Some(&fleet), "device-policy", args, expected)?;
+    on_its_way(common, which, &row)
 }
 
 pub(super) fn tell(common: &Common, which: &DeviceArgs, name: &str) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
     let fleet = fleet_of(&mut asker, which)?;
     let row = asker.ask(Some(&fleet), name, named(&which.device))?;
+    on_its_way(common, which, &row)
+}
+
+fn on_its_way(common: &Common, which: &DeviceArgs, row: &Value) -> anyhow::Result<()> {
     if common.json {
-        return Ok(print(&show::json_line(&row))?);
+        return Ok(print(&show::json_line(row))?);
     }
-    let number = show::text(&row, "number");
+    let number = show::text(row, "number");
     let device = &which.device;
     Ok(print(&format!(
         "command {number} to {device} is on its way; it is sent again until the device acknowledges it\n"

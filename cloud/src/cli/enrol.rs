@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 use simquota_shared::envelope::Kid;
 use simquota_shared::ids::{DeviceId, EnrolmentId};
 
-use super::{Common, print};
+use super::{Common, DryRun, print};
 use crate::config::Config;
 use crate::io::keys::KeyFolder;
 use crate::io::roster::{self, Line};
@@ -32,6 +32,9 @@ pub(super) fn print_string(
         .enrolment(&kid)?
         .ok_or_else(|| anyhow!("there is no batch {batch} here: make it, or restore its key"))?
         .for_device(device, kid.generation);
+    if common.dry_run {
+        return Err(DryRun.into());
+    }
     // Before anybody holds it: who is not on the roster has no user at the broker.
     roster::note(&config.data, &Line::Device(device.clone(), kid.clone()))?;
     let string = format!("csim1:{device}:{kid}:{}", key.to_hex().as_str());

@@ -37,6 +37,11 @@ pub(super) fn create_fleet(common: &Common, fleet: &FleetId) -> anyhow::Result<(
         Err(error) if exists(&error, "fleet-exists") => Some(error),
         Err(error) => return Err(error),
     };
+    if common.dry_run
+        && let Some(error) = there
+    {
+        return Err(error);
+    }
     // The file first: an admitted key that nobody has would be of no use.
     asker.keys()?.make_person(&manager)?;
     let line = Line::Person(manager.clone(), Role::Manager, Some(fleet.clone()));
@@ -70,7 +75,10 @@ pub(super) fn create_batch(
 ) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
     let keys = asker.keys()?;
-    let made = keys.make_enrolment(batch)?;
+    let made = match common.dry_run {
+        true => Made::Existed,
+        false => keys.make_enrolment(batch)?,
+    };
     let args = value_map([
         ("enrolment", word(batch)),
         ("fleet", word(fleet)),

@@ -293,7 +293,101 @@ fn figure_words(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
     use super::*;
+
+    fn row(device: &str, state: &str, charged: u64, remaining: u64) -> Value {
+        value_map([
+            ("device", Value::Text(device.to_owned())),
+            ("fleet", Value::Text("buses".to_owned())),
+            ("state", Value::Text(state.to_owned())),
+            ("charged", count(charged)),
+            ("remaining", count(remaining)),
+        ])
+    }
+
+    /// Three devices, asked for a second apart: `a` used most, `b` uses fastest, `c` has least.
+    fn board() -> Board {
+        let mut board = Board::new(&["buses".parse().unwrap()]);
+        let rows = |b| {
+            [
+                row("a", "granted", 9000, 500),
+                row("b", "granted", b, 700),
+                row("c", "exhausted", 3000, 0),
+            ]
+        };
+        board.devices(UnixMillis(1000), &rows(1000));
+        board.devices(UnixMillis(2000), &rows(5000));
+        board
+    }
+
+    fn press(board: &mut Board, keys: &[KeyCode]) -> Wish {
+        let mut wish = Wish::Nothing;
+        for key in keys {
+            wish = board.key(KeyEvent::new(*key, KeyModifiers::NONE));
+        }
+        wish
+    }
+
+    /// The devices in the order in which the picture has them.
+    fn order(board: &Board) -> Vec<String> {
+        let picture = picture(board, (120, 24)).unwrap();
+        let lines = picture.lines().filter(|line| line.contains(" buses "));
+        lines
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn s_goes_through_the_orders_and_r_turns_them_round() {
+        let mut board = board();
+        assert_eq!(order(&board), ["a", "b", "c"], "by use");
+        press(&mut board, &[KeyCode::Char('s')]);
+        assert_eq!(order(&board), ["c", "a", "b"], "by what remains");
+        press(&mut board, &[KeyCode::Char('r')]);
+        assert_eq!(order(&board), ["b", "a", "c"], "reversed");
+        press(&mut board, &[KeyCode::Char('r'), KeyCode::Char('s')]);
+        assert_eq!(order(&board), ["c", "a", "b"], "by state");
+        press(&mut board, &[KeyCode::Char('s'); 4]);
+        assert!(picture(&board, (120, 24)).unwrap().contains("by rate"));
+        assert_eq!(order(&board), ["b", "a", "c"], "4 kB/s is the fastest");
+    }
+
+    #[test]
+    fn a_filter_is_typed_kept_and_cleared() {
+        let mut board = board();
+        let keys = "/exh".chars().map(KeyCode::Char);
+        press(&mut board, &keys.collect::<Vec<_>>());
+        assert!(picture(&board, (120, 24)).unwrap().contains("filter: exh_"));
+        press(&mut board, &[KeyCode::Enter]);
+        assert_eq!(order(&board), ["c"]);
+        press(&mut board, &[KeyCode::Esc]);
+        assert_eq!(order(&board), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn enter_shows_the_selected_devices_journal_and_esc_the_alerts_again() {
+        let mut board = board();
+        board.alert("threshold a".to_owned());
+        assert!(picture(&board, (120, 24)).unwrap().contains("threshold a"));
+        let wish = press(&mut board, &[KeyCode::Down, KeyCode::Enter]);
+        let device: DeviceId = "b".parse().unwrap();
+        assert_eq!(wish, Wish::Detail(device.clone()));
+        assert!(picture(&board, (120, 24)).unwrap().contains("asking"));
+        board.detail(&"c".parse().unwrap(), vec!["another's".to_owned()]);
+        board.detail(&device, vec!["17  charged".to_owned()]);
+        let shown = picture(&board, (120, 24)).unwrap();
+        assert!(
+            shown.contains("journal of b") && shown.contains("17  charged"),
+            "{shown}"
+        );
+        assert!(!shown.contains("another's"));
+        press(&mut board, &[KeyCode::Esc]);
+        assert!(picture(&board, (120, 24)).unwrap().contains("threshold a"));
+        assert_eq!(press(&mut board, &[KeyCode::Char('q')]), Wish::End);
+    }
 
     #[test]
     fn a_size_is_columns_and_rows() {

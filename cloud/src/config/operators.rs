@@ -4,7 +4,7 @@ use simquota_shared::ids::KeyId;
 
 use super::raw::{RawHook, RawHttp};
 use super::{At, ConfigMistake};
-use crate::io::hooks::{HOOKS_MAX, HookConfig};
+use crate::io::hooks::{HOOKS_MAX, HookConfig, roots};
 use crate::io::http::HttpConfig;
 
 impl At<'_> {
@@ -51,12 +51,17 @@ impl At<'_> {
                 let text = format!("'{}' is no address: write https://HOST/PATH", hook.url);
                 return Err(self.wrong("hook.url", text));
             }
+            let ca = hook.ca_file.map(|file| self.folder.join(file));
+            if let Some(file) = &ca {
+                roots(file).map_err(|error| self.wrong("hook.ca_file", error))?;
+            }
             let fleet = hook.fleet.map(|fleet| fleet.parse()).transpose();
             hooks.push(HookConfig {
                 name,
                 url: hook.url,
                 fleet: fleet.map_err(|error| self.wrong("hook.fleet", error))?,
                 kinds: hook.kinds,
+                ca,
             });
         }
         Ok(hooks)

@@ -38,6 +38,8 @@ pub(super) struct RawHook {
     pub(super) fleet: Option<String>,
     #[serde(default)]
     pub(super) kinds: Vec<String>,
+    #[serde(default)]
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +97,7 @@ pub(super) struct RawCommand {
 pub(super) struct RawRegistration {
     pub(super) epochs_a_day: usize,
     pub(super) freeze: bool,
+    pub(super) silent_s: u64,
 }
 
 #[derive(Deserialize)]

@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub struct HookConfig {
     pub fleet: Option<FleetId>,
     /// Which kinds; empty: all.
     pub kinds: Vec<String>,
+    /// Whose certificates are trusted; none: the system's roots.
+    pub ca: Option<PathBuf>,
 }
 
 impl fmt::Debug for HookConfig {
@@ -348,18 +351,35 @@ pub enum HookError {
     Key,
 }
 
-/// TLS by the system's roots, as towards a broker without `ca_file`. Without roots no address of https is believed.
-fn tls() -> TlsConfig {
-    let pem = SYSTEM_ROOTS
-        .iter()
-        .find_map(|path| fs::read(path).ok())
-        .unwrap_or_default();
+/// The certificates of a file.
+///
+/// # Errors
+/// When it can't be read, or has none that can be.
+pub fn roots(file: &Path) -> Result<Vec<Certificate<'static>>, String> {
+    let shown = file.display();
+    let pem = fs::read(file).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let roots: Vec<Certificate<'static>> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(root)) => Some(root),
             _ => None,
         })
         .collect();
+    match roots.is_empty() {
+        true => Err(format!("{shown} has no certificate in PEM")),
+        false => Ok(roots),
+    }
+}
+
+/// TLS by a file's roots, or by the system's, as towards a broker without `ca_file`. Without roots no address of
+/// https is believed.
+fn tls(ca: Option<&Path>) -> TlsConfig {
+    let roots = match ca {
+        Some(file) => roots(file).unwrap_or_default(),
+        None => SYSTEM_ROOTS
+            .iter()
+            .find_map(|file| roots(Path::new(file)).ok())
+            .unwrap_or_default(),
+    };
     TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
         .root_certs(RootCerts::new_with_certs(&roots))
@@ -384,7 +404,7 @@ impl Receiver {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .proxy(None)
-            .tls_config(tls())
+            .tls_config(tls(self.config.ca.as_deref()))
             .user_agent(concat!("simquota-cloud/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();

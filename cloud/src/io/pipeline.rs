@@ -11,6 +11,7 @@ mod post;
 mod presence;
 mod publisher;
 mod readonly;
+mod summary;
 mod upkeep;
 mod watch;
 
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use simquota_shared::ids::DeviceId;
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
 pub(crate) use inbox::{Inbox, Lane, Notice};
@@ -42,6 +44,7 @@ use post::{Post, Sent};
 use presence::{Heard, Presence};
 use publisher::Publisher;
 use readonly::ReadOnly;
+use summary::Summaries;
 use watch::{JumpWatch, ProbeWatch};
 
 /// How often a message is tried before it is rejected.
@@ -91,6 +94,7 @@ pub(super) struct Pipeline {
     observed: Arc<Observed>,
     publisher: Publisher,
     hooks: Hooks,
+    summaries: Summaries,
     answers: VecDeque<Outgoing>,
     presence: Presence,
     probes: ProbeWatch,
@@ -98,6 +102,8 @@ pub(super) struct Pipeline {
     /// Failures of the sweeper in a row; at the bound it stops.
     sweep_failures: u32,
     sweep_due: bool,
+    /// How far devices were looked at for silence.
+    silence: Option<DeviceId>,
     read_only: Option<ReadOnly>,
     checkpointed: EntryNumber,
     checkpoint_entries: u64,
@@ -146,12 +152,14 @@ impl Pipeline {
             publisher: Publisher::new(parts.published),
             observed: parts.observed,
             hooks: parts.hooks,
+            summaries: Summaries::default(),
             answers: VecDeque::new(),
             presence: Presence::default(),
             probes: ProbeWatch::new(config.broker.self_test),
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
             sweep_failures: 0,
             sweep_due: false,
+            silence: None,
             read_only: None,
             checkpoint_entries: config.checkpoint_entries,
             batch_max: limits.batch_max,

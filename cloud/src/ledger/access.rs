@@ -43,10 +43,15 @@ impl Access {
     /// Whether a device was suspected of this since a time.
     #[must_use]
     pub fn suspected_since(&self, device: &DeviceId, reason: &str, since: UnixMillis) -> bool {
-        self.suspected
-            .get(device)
-            .and_then(|reasons| reasons.get(&Text::clipped(reason)))
-            .is_some_and(|at| *at > since)
+        self.suspected_at(device, reason)
+            .is_some_and(|at| at > since)
+    }
+
+    /// When a device was last suspected of this.
+    #[must_use]
+    pub fn suspected_at(&self, device: &DeviceId, reason: &str) -> Option<UnixMillis> {
+        let reasons = self.suspected.get(device)?;
+        reasons.get(&Text::clipped(reason)).copied()
     }
 
     pub(super) fn suspect(&mut self, device: &DeviceId, reason: &Text, at: UnixMillis) {

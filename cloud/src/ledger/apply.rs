@@ -155,13 +155,22 @@ impl Ledger {
                     self.index.free_sims.insert(profile.iccid.clone());
                 }
             }
-            Cause::Registered(registered) => self.register(entry, registered)?,
+            Cause::Registered(registered) => {
+                self.register(entry, registered)?;
+                self.subject_device(entry)?.heard = entry.at;
+            }
             Cause::PackageBought(_) | Cause::Credited(_) => {}
             Cause::Covered(covered) => self.cover(entry, covered)?,
             Cause::DebtPaid(_) => self.settle_debt(entry)?,
-            Cause::Credit(credit) => self.credit(entry, credit)?,
+            Cause::Credit(credit) => {
+                self.credit(entry, credit)?;
+                self.subject_device(entry)?.heard = entry.at;
+            }
             Cause::Pushed(pushed) => self.push(entry, pushed)?,
-            Cause::Usage(usage) => self.usage(entry, usage)?,
+            Cause::Usage(usage) => {
+                self.usage(entry, usage)?;
+                self.subject_device(entry)?.heard = entry.at;
+            }
             Cause::Closed(closed) => {
                 self.charge(
                     entry,
@@ -626,6 +635,7 @@ fn new_device(entry: &Entry, registered: &Registered) -> Device {
         forgiven: Octets::ZERO,
         control: Octets::ZERO,
         spent: None,
+        heard: entry.at,
     }
 }
 

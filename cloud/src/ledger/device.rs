@@ -65,6 +65,9 @@ pub struct Device {
     pub control: Octets,
     /// What it used, where limits count it.
     pub spent: Option<Box<Spent>>,
+    /// When something that it said was last booked: a registration, a credit request, usage.
+    #[serde(default)]
+    pub heard: UnixMillis,
 }
 
 /// A command on its way to a device.

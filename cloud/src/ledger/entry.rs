@@ -418,6 +418,22 @@ wire! {
     }
 }
 
+/// What calls for a look and is no refusal.
+pub mod reason {
+    /// Nothing of it was booked for longer than the operator's rule allows.
+    pub const SILENT: &str = "silent";
+    /// It dates samples by a clock that it does not trust.
+    pub const CLOCK_UNSURE: &str = "clock-unsure";
+    /// It began a new life of its store.
+    pub const STORE_RESET: &str = "store-reset";
+    /// Samples are missing before those that it sent; it was told to go back.
+    pub const GAP: &str = "gap";
+    /// After a power cut octets may have been used that are not charged.
+    pub const UNSURE_OCTETS: &str = "unsure-octets";
+    /// The carrier's figures of its SIM are others than the ledger's.
+    pub const DRIFT: &str = "drift";
+}
+
 macro_rules! causes {
     ($($(#[$meta:meta])* $number:literal $name:ident,)+) => {
         /// What happened.

@@ -1,13 +1,15 @@
 //! What of the journal a fleet's managers want to hear of. An event is an entry: the entry's number is its id.
 
 use serde_cbor::Value;
+use simquota_shared::code::Code;
 use simquota_shared::ids::{DeviceId, FleetId, Text};
 use simquota_shared::message::Event;
+use simquota_shared::message::usage::flag;
 use simquota_shared::units::Octets;
 
 use super::Ledger;
 use super::account::{Account, Move, Pocket, Slot};
-use super::entry::{AccessChange, Cause, Entry, Limit, Subject};
+use super::entry::{AccessChange, Cause, Entry, Limit, Subject, reason};
 
 /// The event that an entry is; none for most.
 ///
@@ -131,6 +133,31 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
         }
         Cause::Replaced(replaced) => ("replaced", value_map([("by", text(&replaced.by))])),
         Cause::Decommissioned(gone) => ("decommissioned", value_map([("why", text(&gone.why))])),
+        Cause::Credit(credit) if credit.code == Code::CREDIT_LIMIT_REACHED => (
+            "exhausted",
+            value_map([
+                ("epoch", number(credit.epoch.value())),
+                ("number", number(credit.number.value())),
+                ("ceiling", number(credit.ceiling.value())),
+                ("used", number(credit.used.value())),
+            ]),
+        ),
+        Cause::Usage(usage) if owed(&entry.moves) > Octets::ZERO => (
+            "debt",
+            value_map([
+                ("epoch", number(usage.epoch.value())),
+                ("last", number(usage.last.value())),
+                ("octets", number(owed(&entry.moves).value())),
+            ]),
+        ),
+        Cause::Usage(usage) if usage.flags & flag::OVERRUN != 0 => (
+            "overrun",
+            value_map([
+                ("epoch", number(usage.epoch.value())),
+                ("last", number(usage.last.value())),
+                ("total", number(usage.total.value())),
+            ]),
+        ),
         Cause::Lapsed(lapsed) => (
             "lease-lapsed",
             value_map([("epoch", number(lapsed.epoch.value()))]),
@@ -144,7 +171,7 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
             ]),
         ),
         Cause::Suspected(suspected) => (
-            "suspicious",
+            suspicion(suspected.reason.as_str()),
             value_map([
                 ("reason", text(&suspected.reason)),
                 ("words", text(&suspected.words)),
@@ -160,6 +187,29 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
         },
         _ => return None,
     })
+}
+
+/// What a suspicion is called where managers choose what they hear of.
+fn suspicion(reason: &str) -> &'static str {
+    match reason {
+        reason::SILENT => "silent",
+        reason::CLOCK_UNSURE => "clock-unsure",
+        reason::STORE_RESET => "store-reset",
+        reason::GAP => "gap",
+        reason::UNSURE_OCTETS => "unsure-octets",
+        reason::DRIFT => "drift",
+        "second-sim" => "sim-conflict",
+        "second-serial" | "second-store" | "superseded-epoch" | "too-many-epochs" => "two-devices",
+        _ => "suspicious",
+    }
+}
+
+/// Octets that no package covered.
+fn owed(moves: &[Move]) -> Octets {
+    let owed = moves
+        .iter()
+        .filter(|movement| matches!(movement.to, Account::Device(_, Slot::Debt)));
+    Octets(owed.map(|movement| movement.octets.value()).sum())
 }
 
 /// Octets that became used, or debt.
@@ -193,4 +243,28 @@ fn left_over(moves: &[Move]) -> Octets {
         )
     });
     Octets(gone.map(|movement| movement.octets.value()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_page_lists_what_a_suspicion_is_called() {
+        let page = include_str!("../../OPERATIONS.md");
+        for reason in [
+            reason::SILENT,
+            reason::CLOCK_UNSURE,
+            reason::STORE_RESET,
+            reason::GAP,
+            reason::UNSURE_OCTETS,
+            reason::DRIFT,
+            "second-sim",
+            "second-store",
+            "damaged-usage",
+        ] {
+            let row = format!("| `{}` |", suspicion(reason));
+            assert!(page.contains(&row), "{row}");
+        }
+    }
 }

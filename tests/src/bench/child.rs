@@ -9,6 +9,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::broker::EmbeddedBroker;
 
 pub(super) const CLOUD: &str = "cloud";
+pub(super) const EDGE: &str = "edge";
 pub(super) const RUMQTTD: &str = "rumqttd";
 pub(super) const ECHO: &str = "echo";
 pub(super) const FLOOD: &str = "flood";

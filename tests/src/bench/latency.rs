@@ -100,15 +100,27 @@ fn one_round(
 
     let broker = Broker::start(kind)?;
     let echo = Responder::echo(broker.port, "credit", answer_octets(template)?, true)?;
-    let mut null = asked(template, broker.port, options.slice(), false)
-        .with_context(|| format!("the echo; {}", echo.tail()))?;
+    let mut null = asked(
+        template,
+        &template.devices,
+        broker.port,
+        options.slice(),
+        false,
+    )
+    .with_context(|| format!("the echo; {}", echo.tail()))?;
     echo.end()?;
     drop(broker);
 
     let broker = Broker::start(kind)?;
     let service = Responder::service(template, broker.port, folder)?;
-    let mut real = asked(template, broker.port, options.slice(), true)
-        .with_context(|| format!("the service; {}", service.tail()))?;
+    let mut real = asked(
+        template,
+        &template.devices,
+        broker.port,
+        options.slice(),
+        true,
+    )
+    .with_context(|| format!("the service; {}", service.tail()))?;
     service.end()?;
     Ok(Round {
         samples: real.len(),
@@ -144,11 +156,16 @@ fn answer_octets(template: &Template) -> anyhow::Result<usize> {
 }
 
 /// One request after the other for so long; how long each took.
-fn asked(template: &Template, port: u16, length: Duration, verify: bool) -> anyhow::Result<Times> {
+pub(super) fn asked(
+    template: &Template,
+    devices: &[Device],
+    port: u16,
+    length: Duration,
+    verify: bool,
+) -> anyhow::Result<Times> {
     current_runtime()?.block_on(async {
         let (client, mut events) = connect("bench-asker", port, INFLIGHT);
-        let mut askers = template
-            .devices
+        let mut askers = devices
             .iter()
             .map(|device| Asker::new(template, device))
             .collect::<anyhow::Result<Vec<_>>>()?;

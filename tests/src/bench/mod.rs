@@ -4,13 +4,14 @@
 //! ledger    Turn + journal store, SyncData            beside an append of as many octets and fdatasync
 //! accounts  the same with a million accounts, used after Zipf's law; SQLite beside it
 //! reports   publishers ── broker ── service           beside a consumer that only acknowledges and answers
+//! operate   a top-up until a blocked device's traffic flows; grants at half the limit with `top` and `watch`, beside those without
 //! latency   one device ── mosquitto ── service        beside an echo, and a bare fdatasync
 //! ```
 //!
 //! On a machine that does other work as well absolute figures differ by a factor of ten from one hour to the next;
 //! ratios within one round do not. So limit and subject take turns, and what is said is the median of the rounds.
 //!
-//! The children are this same program: with `cloud`, `rumqttd` or `echo` as its first argument it is the service,
+//! The children are this same program: with `cloud`, `edge`, `rumqttd` or `echo` as its first argument it is the service, an agent,
 //! a broker, or the bare responder. With `flood` it measures nothing: devices with a report under way each have to
 //! be answered to the last one.
 
@@ -23,6 +24,7 @@ mod latency;
 mod ledger;
 mod load;
 mod machine;
+mod operate;
 mod options;
 mod publisher;
 mod reports;
@@ -54,6 +56,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(child::CLOUD) => {
             child::die_with_parent();
             return simquota_cloud::cli::main(rest());
+        }
+        Some(child::EDGE) => {
+            child::die_with_parent();
+            return simquota_edge::cli::main(rest());
         }
         Some(child::RUMQTTD) => child::rumqttd(),
         Some(child::ECHO) => echo::run(rest()),
@@ -122,6 +128,12 @@ fn bench(options: &Options) -> anyhow::Result<()> {
         print(&latency::table(&figures))?;
         latency = Some(figures);
     }
+    let mut operate = None;
+    if options.runs(Part::Operate) {
+        let figures = operate::measure(options, folder.path())?;
+        print(&operate::table(&figures))?;
+        operate = Some(figures);
+    }
     let load_after = machine::load();
     print(&format!("\nload average at the end {load_after}"))?;
     if options.json {
@@ -129,7 +141,10 @@ fn bench(options: &Options) -> anyhow::Result<()> {
             "cores": cores, "disk": disk.what, "build": build, "load_before": load_before.values(),
             "load_after": load_after.values(), "rounds": options.rounds(), "slice_s": options.slice().as_secs_f64(),
         });
-        let all = json!({ "machine": machine, "ledger": ledger, "accounts": accounts, "reports": reports, "latency": latency });
+        let all = json!({
+            "machine": machine, "ledger": ledger, "accounts": accounts, "reports": reports,
+            "latency": latency, "operate": operate,
+        });
         print(&all.to_string())?;
     }
     Ok(())

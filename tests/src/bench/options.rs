@@ -26,6 +26,8 @@ What the parts are:
            and service are processes of their own. Beside it: a consumer with the same client library that neither
            verifies nor writes, and answers with as many octets.
   latency  one request for quota at a time over mosquitto. Beside it: an echo with as many octets, and fdatasync.
+  operate  a top-up by the command line until the blocked agent's gate is open again. Then half of the reports that the
+           service can take, and one request for quota at a time beside them: alone, and while `top` and `watch` look on.
 
 How to read them: limit and subject take turns, and ratios are medians of the rounds' ratios. Ratios can be compared
 between machines and days, other figures only within a run. Every acknowledgement at the end of a run is verified: a
@@ -60,6 +62,8 @@ pub(super) enum Part {
     Reports,
     /// From a request for quota to its answer.
     Latency,
+    /// What people do: top up, and look on.
+    Operate,
 }
 
 impl Options {

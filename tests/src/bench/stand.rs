@@ -253,6 +253,11 @@ impl Responder {
         self.child.id()
     }
 
+    /// The service's configuration, for whoever asks it.
+    pub(super) fn config(&self) -> Option<PathBuf> {
+        Some(self.data.as_ref()?.path().join("cloud.toml"))
+    }
+
     /// Whether it is still the process that was started.
     pub(super) fn lives(&self) -> bool {
         Path::new(&format!("/proc/{}/stat", self.child.id())).exists()

@@ -8,7 +8,12 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use simquota_cloud::io::hooks::signature;
+use simquota_tests::certificates::{Authority, Pair, Validity};
 use simquota_tests::process::await_fact;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
 
 use super::http::value;
 use super::*;
@@ -223,4 +228,91 @@ fn each_event_arrives_at_least_once_over_failures_and_kills_of_both_sides() {
     .unwrap();
     world.cloud.as_ref().unwrap().assert_no_errors(&[]);
     receiver.kill();
+}
+
+/// Answers one request over TLS with 200, and says what its line was; a client that does not believe the certificate
+/// gets no further than the handshake.
+fn over_tls(pair: &Pair) -> (u16, std::sync::mpsc::Receiver<String>) {
+    let chain = CertificateDer::pem_file_iter(&pair.certificate)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(Stream::new(&mut tls, &mut stream));
+            if reader.read_line(&mut line).is_err() || !line.starts_with("POST ") {
+                continue;
+            }
+            // The whole head, so that nothing of it is unread when the connection ends.
+            let (mut head, mut length) = (String::new(), 0);
+            while reader.read_line(&mut head).is_ok_and(|count| count > 2) {
+                let lower = head.to_lowercase();
+                if let Some(octets) = lower.strip_prefix("content-length: ") {
+                    length = octets.trim().parse().unwrap();
+                }
+                head.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let stream = reader.get_mut();
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.flush();
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+            if said.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    (port, heard)
+}
+
+#[test]
+fn over_https_a_receiver_is_believed_by_its_own_authority_and_by_no_other() {
+    let mut world = World::start();
+    let folder = world.folder.path().to_owned();
+    let ours = Authority::new("ours").unwrap();
+    let other = Authority::new("other").unwrap();
+    ours.write(&folder.join("ours.pem")).unwrap();
+    other.write(&folder.join("other.pem")).unwrap();
+    let pair = ours
+        .issue(&folder, "receiver", &["localhost"], Validity::Now)
+        .unwrap();
+    let (port, heard) = over_tls(&pair);
+    let hook = |name: &str, ca: &str| {
+        format!(
+            "[[hook]]\nname = \"{name}\"\nurl = \"https://localhost:{port}/{name}\"\n{ca}\nkinds = [\"fleet-suspended\"]\n"
+        )
+    };
+    let hooks = [
+        hook("believing", "ca_file = \"ours.pem\""),
+        hook("doubting", "ca_file = \"other.pem\""),
+        hook("system", ""),
+    ];
+    restart_with(&mut world, &hooks.concat());
+    suspend(&world);
+    let line = heard.recv_timeout(LIMIT).unwrap();
+    assert!(line.starts_with("POST /believing "), "{line}");
+    let cloud = world.cloud.as_ref().unwrap();
+    for name in ["doubting", "system"] {
+        let failed = |line: &str| line.contains("event not delivered") && line.contains(name);
+        let line = cloud.wait_line(failed, LIMIT).unwrap();
+        assert!(line.text.contains("certificate"), "{}", line.text);
+    }
+    assert!(heard.try_recv().is_err(), "nobody else came through");
 }

@@ -8,7 +8,7 @@ use simquota_tests::process::{LIMIT, await_fact};
 use super::*;
 use crate::world::steady;
 
-fn await_ready(at: SocketAddr) {
+pub(super) fn await_ready(at: SocketAddr) {
     await_fact(LIMIT, "readiness", || {
         (get(at, "/readyz", None).status == 200).then_some(())
     })

@@ -25,7 +25,7 @@ const STEP: usize = 100;
 /// What is left of a command's id for the number of a device.
 const NUMBER_MAX: usize = 7;
 /// What can be commanded to many.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "device-suspend",
     "device-resume",
     "device-revoke",
@@ -33,6 +33,7 @@ const NAMES: [&str; 12] = [
     "device-reauthorise",
     "device-rotate-key",
     "device-limits",
+    "device-policy",
     "device-tag",
     "device-shut-out",
     "device-release-sim",

@@ -5,13 +5,16 @@ use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::envelope::GENERATIONS_MAX;
 use simquota_shared::ids::{DeviceId, FleetId};
-use simquota_shared::message::{Body, FleetCommand};
+use simquota_shared::message::{Body, FleetCommand, Policy};
 use simquota_shared::units::Octets;
 
 use super::{Change, CommandError, arguments, refuse};
 use crate::charging::{Turn, query};
 use crate::ledger::Broken;
-use crate::ledger::entry::{Caps, Cause, DeviceCapsSet, Subject, Suspension};
+use crate::ledger::entry::{Caps, Cause, DeviceCapsSet, PolicySet, Subject, Suspension};
+
+const DAY_S: u64 = 86_400;
+const YEAR_S: u64 = 365 * DAY_S;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,9 +32,29 @@ struct DeviceLimits {
     month: Octets,
 }
 
+/// What is not given stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DevicePolicy {
+    device: DeviceId,
+    #[serde(default)]
+    sample_s: Option<u64>,
+    #[serde(default)]
+    report_s: Option<u64>,
+    #[serde(default)]
+    own_charged: Option<bool>,
+    #[serde(default)]
+    bootstrap: Option<Octets>,
+    #[serde(default)]
+    validity_s: Option<u64>,
+    #[serde(default)]
+    overhead_permille: Option<u64>,
+}
+
 /// A change of a device, checked.
 pub(super) enum DeviceChange {
     Tell(DeviceId, Body),
+    Policy(DeviceId, Policy),
     Caps(FleetId, DeviceId, Caps),
 }
 
@@ -65,12 +88,64 @@ impl Turn<'_> {
                     caps,
                 )));
             }
+            "device-policy" => return self.prepare_policy(fleet, command),
             "device-rotate-key" => return self.prepare_rotation(fleet, command),
             other => return super::unknown(other),
         };
         let DeviceOnly { device } = arguments(&command.args)?;
         let device = self.live_device(fleet, &device)?;
         Ok(Change::Device(DeviceChange::Tell(device, body)))
+    }
+
+    /// The version that is expected is the one that `device-show` has.
+    fn prepare_policy(
+        &self,
+        fleet: &FleetId,
+        command: &FleetCommand,
+    ) -> Result<Change, CommandError> {
+        let change: DevicePolicy = arguments(&command.args)?;
+        let device = self.live_device(fleet, &change.device)?;
+        let found = self.ledger.devices.get(&device);
+        let own = found.and_then(|found| found.policy.as_ref());
+        let before = own.unwrap_or(&self.rules.policy);
+        if let Some(expected) = command.expected
+            && expected != before.version
+        {
+            return refuse(
+                Code::RATING_FAILED,
+                "other-version",
+                format!(
+                    "the policy of {device} has version {}, not {expected}: look at it again",
+                    before.version
+                ),
+            );
+        }
+        // A device goes by the highest that it has heard of, the platform's too.
+        let version = before.version.max(self.rules.policy.version);
+        let policy = Policy {
+            version: version.saturating_add(1),
+            sample_s: change.sample_s.unwrap_or(before.sample_s),
+            report_s: change.report_s.unwrap_or(before.report_s),
+            own_charged: change.own_charged.unwrap_or(before.own_charged),
+            bootstrap: change.bootstrap.unwrap_or(before.bootstrap),
+            validity_s: change.validity_s.unwrap_or(before.validity_s),
+            overhead_permille: change.overhead_permille.unwrap_or(before.overhead_permille),
+        };
+        let within = (1..=DAY_S).contains(&policy.sample_s)
+            && (1..=YEAR_S).contains(&policy.report_s)
+            && (self.rules.validity_min_s.max(1)..=YEAR_S).contains(&policy.validity_s)
+            && policy.overhead_permille <= 1000;
+        if !within {
+            return refuse(
+                Code::RATING_FAILED,
+                "bad-policy",
+                format!(
+                    "'sample_s' is 1 to {DAY_S}, 'report_s' 1 to {YEAR_S}, 'validity_s' {} to {YEAR_S}, 'overhead_permille' 0 to 1000",
+                    self.rules.validity_min_s.max(1)
+                ),
+            );
+        }
+        Ok(Change::Device(DeviceChange::Policy(device, policy)))
     }
 
     /// Both sides derive the key of the next generation: none goes over the wire.
@@ -98,6 +173,13 @@ impl Turn<'_> {
     pub(super) fn perform_device(&mut self, change: DeviceChange) -> Result<Value, Broken> {
         match change {
             DeviceChange::Tell(device, body) => self.tell_by_command(&device, &body),
+            DeviceChange::Policy(device, policy) => {
+                let cause = Cause::PolicySet(PolicySet {
+                    policy: policy.clone(),
+                });
+                self.record(Subject::Device(device.clone()), cause, Vec::new())?;
+                self.tell_by_command(&device, &Body::Policy(policy))
+            }
             DeviceChange::Caps(fleet, device, caps) => {
                 self.with_windows(&fleet)?;
                 let cause = Cause::DeviceCapsSet(DeviceCapsSet { caps });

@@ -53,6 +53,8 @@ pub use refund::named_entry;
 
 /// The most SIMs of one import command.
 pub const SIMS_MAX: usize = 500;
+/// The command whose object has a version.
+const POLICY: &str = "device-policy";
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
 
@@ -205,11 +207,11 @@ impl Turn<'_> {
                 "expired",
                 "the command came after its expiry: send it with a new id",
             )
-        } else if command.expected.is_some() {
+        } else if command.expected.is_some() && command.name.as_str() != POLICY {
             refuse(
                 Code::RATING_FAILED,
                 "no-versions",
-                "'expected' names a version, and nothing here has one: leave it out",
+                "'expected' names a version, and only a policy has one: leave it out",
             )
         } else {
             self.prepare(scope, command)

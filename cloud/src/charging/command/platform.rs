@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
-use simquota_shared::ids::{EnrolmentId, FleetId, KeyId, Text};
+use simquota_shared::ids::{DeviceId, EnrolmentId, FleetId, Iccid, KeyId, Text};
 use simquota_shared::message::{FleetCommand, SimProfile};
 use simquota_shared::units::Octets;
 
@@ -13,6 +13,7 @@ use crate::ledger::Broken;
 use crate::ledger::account::{Account, Move, Purse};
 use crate::ledger::entry::{
     Cause, EnrolmentCreated, FleetCreated, KeyCreated, MoneyMoved, Role, SimsImported, Subject,
+    reason,
 };
 
 #[derive(Deserialize)]
@@ -52,12 +53,23 @@ struct MoneyMove {
     why: Text,
 }
 
+/// What a carrier counted of a SIM on a day, and what the ledger has of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SimDrift {
+    iccid: Iccid,
+    day: Text,
+    carrier: u64,
+    ledger: u64,
+}
+
 /// A change of the platform, checked.
 pub(super) enum PlatformChange {
     Fleet(FleetCreated),
     Key(KeyCreated),
     Enrolment(EnrolmentCreated),
     Sims(SimsImported),
+    Drift(DeviceId, String),
     Money {
         fleet: FleetId,
         from: Purse,
@@ -85,6 +97,7 @@ impl Turn<'_> {
             "key-create" => self.prepare_key(arguments(args)?)?,
             "enrolment-create" => self.prepare_enrolment(arguments(args)?)?,
             "sim-import" => self.prepare_sims(arguments(args)?)?,
+            "sim-drift" => self.prepare_drift(arguments(args)?)?,
             "money-deposit" => {
                 self.prepare_money(arguments(args)?, Purse::Deposited, Purse::Balance)?
             }
@@ -94,6 +107,25 @@ impl Turn<'_> {
             other => return super::unknown(other),
         };
         Ok(Change::Platform(change))
+    }
+
+    fn prepare_drift(&self, drift: SimDrift) -> Result<PlatformChange, CommandError> {
+        let SimDrift {
+            iccid,
+            day,
+            carrier,
+            ledger,
+        } = drift;
+        let sim = self.ledger.sims.get(&iccid);
+        let Some(device) = sim.and_then(|sim| sim.device.clone()) else {
+            return refuse(
+                Code::USER_UNKNOWN,
+                "no-device",
+                format!("no device has the SIM {iccid} now"),
+            );
+        };
+        let words = format!("{day}: the carrier has {carrier} octets, the ledger {ledger}");
+        Ok(PlatformChange::Drift(device, words))
     }
 
     fn prepare_enrolment(
@@ -221,6 +253,10 @@ impl Turn<'_> {
 
     pub(super) fn perform_platform(&mut self, change: PlatformChange) -> Result<Value, Broken> {
         let (result, cause) = match change {
+            PlatformChange::Drift(device, words) => {
+                self.suspect(&device, reason::DRIFT, &words)?;
+                return Ok(query::map([("device", query::text(&device))]));
+            }
             PlatformChange::Fleet(created) => (
                 query::map([("fleet", query::text(&created.fleet))]),
                 Cause::FleetCreated(created),

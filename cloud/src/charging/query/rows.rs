@@ -149,6 +149,10 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
         ),
         ("registered", number(found.registered.value())),
         ("limits", Value::Array(limits)),
+        (
+            "policy",
+            optional(found.policy.as_ref(), |policy| number(policy.version)),
+        ),
         ("suspicions", suspicions(ledger, id)),
     ])
 }

@@ -194,3 +194,62 @@ fn a_dry_run_says_what_would_happen_and_does_nothing() {
         "its id is still free"
     );
 }
+
+#[test]
+fn a_policy_is_set_at_the_version_that_was_looked_at() {
+    let mut world = World::new();
+    let bus = world.device("bus-1");
+    let show = |world: &mut World| world.order("device-show", &[("device", t("bus-1"))]);
+    assert_eq!(field(&show(&mut world), "policy"), &Value::Null);
+    let id = world.next_id();
+    let args = [("device", t("bus-1")), ("report_s", n(7200))];
+    let mut command = world.command(&id, "device-policy", &args);
+    command.expected = Some(7);
+    let why = world.send(Some(FLEET), &command).why.unwrap().to_string();
+    assert!(
+        why.starts_with("other-version: the policy of bus-1 has version 1, not 7"),
+        "{why}"
+    );
+    command.id = world.next_id().parse().unwrap();
+    command.expected = Some(1);
+    assert_eq!(world.send(Some(FLEET), &command).code, Code::SUCCESS);
+    assert_eq!(amount(&show(&mut world), "policy"), 2);
+    let policy = world.ledger.devices[&bus.id].policy.clone().unwrap();
+    assert_eq!((policy.report_s, policy.sample_s), (7200, 60));
+    let pending = world.ledger.devices[&bus.id]
+        .pending
+        .values()
+        .next()
+        .unwrap();
+    let told: Command = codec::decode(&pending.message).unwrap();
+    assert_eq!(told.body, simquota_shared::message::Body::Policy(policy));
+    // Of two that looked at the same version, the second is refused.
+    command.id = world.next_id().parse().unwrap();
+    assert_eq!(world.send(Some(FLEET), &command).code, Code::RATING_FAILED);
+    let why = world.refused(
+        "device-policy",
+        &[("device", t("bus-1")), ("sample_s", n(0))],
+    );
+    assert!(why.starts_with("bad-policy"), "{why}");
+}
+
+#[test]
+fn a_carriers_drift_is_an_event_of_the_device_that_has_the_sim() {
+    let mut world = World::new();
+    let bus = world.device("bus-1");
+    let iccid = bus.iccid.to_string();
+    let args = [
+        ("iccid", t(&iccid)),
+        ("day", t("2026-11-22")),
+        ("carrier", n(2000)),
+        ("ledger", n(900)),
+    ];
+    world.ops("sim-drift", &args);
+    world.ops("sim-drift", &args);
+    let drift = world.events("drift");
+    assert_eq!(drift.len(), 1, "once a day");
+    assert_eq!(
+        word(&drift[0], "words"),
+        "2026-11-22: the carrier has 2000 octets, the ledger 900"
+    );
+}

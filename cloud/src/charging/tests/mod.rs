@@ -21,6 +21,7 @@ mod pool;
 mod published;
 mod refunds;
 mod restored;
+mod signs;
 mod suspicions;
 
 use std::convert::Infallible;

@@ -142,7 +142,11 @@ pub(crate) fn node_status(
     )
 }
 
-fn signed<T: serde::Serialize>(topic: Topic, message: &T, retain: bool) -> Option<Outgoing> {
+pub(super) fn signed<T: serde::Serialize>(
+    topic: Topic,
+    message: &T,
+    retain: bool,
+) -> Option<Outgoing> {
     match codec::encode(message) {
         Ok(payload) => Some(Outgoing {
             topic,

@@ -59,6 +59,11 @@ impl Presence {
         }
     }
 
+    /// When a device was last heard; zero if it was not since the start.
+    pub(super) fn last(&self, id: &DeviceId) -> UnixMillis {
+        self.0.get(id).map_or(UnixMillis::ZERO, |seen| seen.at)
+    }
+
     /// What a fleet's devices do now; where there are more than `most`, those that were heard last.
     pub(super) fn rows(
         &self,

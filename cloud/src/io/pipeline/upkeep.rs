@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use simquota_shared::ids::DeviceId;
+
 use super::inbox::Lane;
 use super::{Failure, Pipeline, TRIES};
 use crate::charging::Turn;
@@ -13,6 +15,8 @@ use crate::io::store::{Store, StoreError};
 
 /// Leases, packages and commands that one sweep settles; what is more comes with the next loop.
 const SWEEP_MAX: usize = 500;
+/// Devices that one sweep looks at for silence: a walk over all of them may take its minutes.
+const SILENCE_MAX: usize = 1000;
 const STATISTICS_SECONDS: u64 = 5;
 /// How long a store that failed may stay locked by a reader before the service gives up.
 const REOPEN_MS: u64 = 30_000;
@@ -45,6 +49,7 @@ impl Pipeline {
             self.observed.metrics.look(&self.ledger);
             self.operators.log_refusals();
             self.say_statistics();
+            self.say_summaries();
             self.log_unsent();
         }
         self.keep_cursor();
@@ -90,7 +95,12 @@ impl Pipeline {
     /// Lets leases run out and packages end; what is left of it is due in the next loop, after the next batch.
     pub(super) fn sweep(&mut self) -> Result<(), ServeError> {
         let mut turn = Turn::new(&mut self.ledger, &self.rules, clock::steady());
-        let swept = turn.sweep(SWEEP_MAX);
+        let (from, presence) = (self.silence.take(), &self.presence);
+        let swept = turn.sweep(SWEEP_MAX).and_then(|more| {
+            let seen = |id: &DeviceId| presence.last(id);
+            self.silence = turn.watch_silence(from.as_ref(), SILENCE_MAX, seen)?;
+            Ok(more)
+        });
         let Turn {
             entries, outgoing, ..
         } = turn;

@@ -182,6 +182,7 @@ impl Pipeline {
                     tracing::debug!(%lane, why, "probe not sent");
                 }
                 if lane == Lane::Control {
+                    self.summaries.forget();
                     self.say_status("serving");
                 }
             }
