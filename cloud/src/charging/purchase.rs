@@ -357,8 +357,9 @@ impl Turn<'_> {
             .now
             .plus_s(self.rules.command_s)
             .ok_or(Broken::Balance("a command's end overflows"))?;
-        // The number is unique for the device, and so is the id made of it.
-        let command_id: CommandId = format!("c-{number}")
+        // A restored cloud counts the same numbers again. An id that the device remembers would be acknowledged as that
+        // earlier command and not done, so the id has the time as well.
+        let command_id: CommandId = format!("c-{number}-{:x}", self.now.value())
             .parse()
             .map_err(|_| Broken::Balance("a command's id is not one"))?;
         let command = Command {
