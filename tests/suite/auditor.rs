@@ -325,8 +325,11 @@ impl World {
             (device.mark, device.charged),
             "{ack:?}"
         );
-        if repeat || !in_order {
-            assert_eq!(entries, 0, "a repeat or a gap leaves no entry");
+        if repeat {
+            assert_eq!(entries, 0, "a repeat leaves no entry");
+        } else if !in_order {
+            // That octets are missing is told, once a day, and moves nothing: the books are compared after each step.
+            assert!(entries <= 1, "a gap left {entries} entries");
         }
     }
 
