@@ -111,6 +111,9 @@ struct Common {
     /// Say what would happen, and do nothing
     #[arg(long, global = true)]
     dry_run: bool,
+    /// Only if this is the version of what is commanded about, as `show` has it: nobody changed it meanwhile
+    #[arg(long, global = true, value_name = "VERSION")]
+    expected: Option<u64>,
     /// Do what can't be undone without asking
     #[arg(long, global = true)]
     yes: bool,
@@ -242,11 +245,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
             Ok(print(&String::from_utf8_lossy(&octets))?)
         }
         Command::Device(command) => match command {
-            DeviceCommand::Policy {
-                which,
-                policy,
-                expected,
-            } => device::policy(common, &which, &policy, expected),
+            DeviceCommand::Policy { which, policy } => device::policy(common, &which, &policy),
             DeviceCommand::Tag { which, tags } => device::tag(common, &which, &tags),
             DeviceCommand::AssignSim { which, iccid } => {
                 let with = ("iccid", iccid.to_string());

@@ -149,6 +149,7 @@ async fn the_clouds_second_connection_resumes() {
             keep_alive_s: 30,
             will: None,
             subscriptions: Vec::new(),
+            looks_on: false,
             inflight: 10,
             receive_max: 10,
             session_expiry_s: 0,

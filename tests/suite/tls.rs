@@ -144,6 +144,7 @@ fn tried(port: u16, host: &str, ca: &Path, pair: Option<&Pair>) -> Tried {
             keep_alive_s: 30,
             will: None,
             subscriptions: Vec::new(),
+            looks_on: false,
             inflight: 10,
             receive_max: 10,
             session_expiry_s: 0,

@@ -218,7 +218,7 @@ impl Query {
         }
     }
 
-    pub(super) fn of_live(address: Address, fleet: FleetId, most: usize) -> Self {
+    pub(crate) fn of_live(address: Address, fleet: FleetId, most: usize) -> Self {
         let what = What::Live { fleet, most };
         Self { address, what }
     }
@@ -229,6 +229,14 @@ impl Query {
     /// [`Broken`] when it can't be written.
     pub fn reply(&self, value: Value) -> Result<Vec<Outgoing>, Broken> {
         parts(&self.address, value)
+    }
+
+    /// One part of an answer that the shell makes part by part.
+    ///
+    /// # Errors
+    /// [`Broken`] when it can't be written.
+    pub fn part(&self, rows: Value, part: u64, last: bool) -> Result<Outgoing, Broken> {
+        part_of(&self.address, rows, part, last)
     }
 
     /// Answers from the journal's entries, from [`Query::from`] on.
@@ -417,15 +425,19 @@ pub(super) fn parts(address: &Address, value: Value) -> Result<Vec<Outgoing>, Br
         .enumerate()
         .map(|(part, chunk)| {
             let last = part + 1 == count;
-            let reply = reply_of(address, Code::SUCCESS, part as u64, last, chunk, None);
-            Ok(Outgoing {
-                topic: address.topic(),
-                payload: encoded(&reply)?,
-                retain: false,
-                seal: Seal::Mac(address.kid.clone()),
-            })
+            part_of(address, chunk, part as u64, last)
         })
         .collect()
+}
+
+fn part_of(address: &Address, rows: Value, part: u64, last: bool) -> Result<Outgoing, Broken> {
+    let reply = reply_of(address, Code::SUCCESS, part, last, rows, None);
+    Ok(Outgoing {
+        topic: address.topic(),
+        payload: encoded(&reply)?,
+        retain: false,
+        seal: Seal::Mac(address.kid.clone()),
+    })
 }
 
 /// A map with text keys.

@@ -320,9 +320,6 @@ pub(super) enum DeviceCommand {
         which: DeviceArgs,
         #[command(flatten)]
         policy: device::PolicyArgs,
-        /// Only if this is the version of the policy that is in force
-        #[arg(long, value_name = "VERSION")]
-        expected: Option<u64>,
     },
     /// Set all of its tags, to select it by; none: it has none
     #[command(after_help = "Example: simquota-cloud device tag tracker-1 berlin night")]

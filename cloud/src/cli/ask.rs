@@ -65,6 +65,8 @@ pub(super) struct Asker {
     id: Option<CommandId>,
     ids_used: u64,
     dry: bool,
+    /// Carried out only at this version of what it is about.
+    expected: Option<u64>,
     expires_s: u64,
 }
 
@@ -110,6 +112,7 @@ impl Asker {
             id: common.id.clone(),
             ids_used: 0,
             dry: common.dry_run,
+            expected: common.expected,
             expires_s: common.expires_s,
         })
     }
@@ -159,55 +162,76 @@ impl Asker {
         name: &str,
         args: Value,
     ) -> anyhow::Result<Value> {
-        self.ask_at(fleet, name, args, None)
+        let topics = topics(&self.author, fleet);
+        let connection = self.subscribe(vec![topics.1, ops_rejected()])?;
+        let answered = self.ask_over(&connection, fleet, name, args);
+        connection.line.disconnect();
+        // The goodbye keeps the broker from logging a loss; without one nothing is lost.
+        let closed = |event: Result<MqttEvent, _>| !matches!(event, Ok(MqttEvent::Closed) | Err(_));
+        while closed(connection.events.recv_timeout(Duration::from_secs(1))) {}
+        answered
     }
 
-    /// The same, only if what is commanded about has this version.
-    pub(super) fn ask_at(
+    /// A connection for many questions about these fleets, with [`Asker::ask_over`].
+    pub(super) fn connect_for(&self, fleets: &[FleetId]) -> anyhow::Result<Connection> {
+        let replies = fleets
+            .iter()
+            .map(|fleet| topics(&self.author, Some(fleet)).1);
+        let filters = replies.chain([ops_rejected()]).collect();
+        self.subscribe(filters)
+    }
+
+    /// As [`Asker::ask`], over a connection that stays.
+    pub(super) fn ask_over(
         &mut self,
+        connection: &Connection,
         fleet: Option<&FleetId>,
         name: &str,
         args: Value,
-        expected: Option<u64>,
     ) -> anyhow::Result<Value> {
         let command = FleetCommand {
             id: self.next_id()?,
             expires: clock::now()
                 .plus_s(self.expires_s)
                 .context("so many seconds are past the end of time: give fewer with --expires-s")?,
-            expected,
+            expected: self.expected,
             dry: self.dry,
             name: Text::clipped(name),
             args,
         };
-        let (to, from) = match fleet {
-            Some(fleet) => (
-                Topic::FleetCommand(fleet.clone()),
-                Topic::FleetReply(fleet.clone(), self.author.clone()),
-            ),
-            None => (Topic::OpsCommand, Topic::OpsReply(self.author.clone())),
-        };
-        let (to, from) = (to.to_string(), from.to_string());
+        let (to, from) = topics(&self.author, fleet);
         let message = seal(&self.key, &self.kid, &to, &codec::encode(&command)?)?;
-        let connection = self.connect(&from)?;
-        let answered = self.exchange(&connection, &command.id, &to, &from, &message);
-        connection.line.disconnect();
-        // The goodbye keeps the broker from logging a loss; without one nothing is lost.
-        let closed = |event: Result<MqttEvent, _>| !matches!(event, Ok(MqttEvent::Closed) | Err(_));
-        while closed(connection.events.recv_timeout(Duration::from_secs(1))) {}
+        let value = self.exchange(connection, &command.id, &to, &from, &message)?;
         let dry = value_map([("dry", Value::Bool(true))]);
-        match answered? {
-            would if self.dry && would == dry => Err(DryRun.into()),
-            value => Ok(value),
+        match value == dry && self.dry {
+            true => Err(DryRun.into()),
+            false => Ok(value),
         }
-    }
-
-    fn connect(&self, reply_topic: &str) -> anyhow::Result<Connection> {
-        self.subscribe(vec![reply_topic.to_owned(), Topic::OpsRejected.to_string()])
     }
 
     /// A connection under our key, on which these filters are subscribed to.
     pub(super) fn subscribe(&self, subscriptions: Vec<String>) -> anyhow::Result<Connection> {
+        let (events_in, events) = channel();
+        let (line, runtime) = self.listen(subscriptions, false, move |event| {
+            // When nobody listens any more, nothing is missed.
+            drop(events_in.send(event));
+            Flow::Go
+        })?;
+        Ok(Connection {
+            line,
+            events,
+            _runtime: runtime,
+        })
+    }
+
+    /// The same, with what is done with each event, which must not wait. `looks_on`: the broker keeps nothing for it.
+    /// The line lives on the runtime.
+    pub(super) fn listen(
+        &self,
+        subscriptions: Vec<String>,
+        looks_on: bool,
+        on_event: impl FnMut(MqttEvent) -> Flow + Send + 'static,
+    ) -> anyhow::Result<(Line, Runtime)> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -230,21 +254,13 @@ impl Asker {
             keep_alive_s: broker.keep_alive_s,
             will: None,
             subscriptions,
+            looks_on,
             inflight: 10,
             receive_max: 100,
             session_expiry_s: 0,
         };
-        let (events_in, events) = channel();
-        let line = mqtt::connect(runtime.handle(), options, move |event| {
-            // When nobody listens any more, nothing is missed.
-            drop(events_in.send(event));
-            Flow::Go
-        })?;
-        Ok(Connection {
-            line,
-            events,
-            _runtime: runtime,
-        })
+        let line = mqtt::connect(runtime.handle(), options, on_event)?;
+        Ok((line, runtime))
     }
 
     fn exchange(
@@ -358,6 +374,22 @@ impl Asker {
         }
         .into())
     }
+}
+
+/// Where a command goes, and where its answer comes.
+fn topics(author: &KeyId, fleet: Option<&FleetId>) -> (String, String) {
+    let (to, from) = match fleet {
+        Some(fleet) => (
+            Topic::FleetCommand(fleet.clone()),
+            Topic::FleetReply(fleet.clone(), author.clone()),
+        ),
+        None => (Topic::OpsCommand, Topic::OpsReply(author.clone())),
+    };
+    (to.to_string(), from.to_string())
+}
+
+fn ops_rejected() -> String {
+    Topic::OpsRejected.to_string()
 }
 
 /// Parts of an answer, in any order, any of them twice.

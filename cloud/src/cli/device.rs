@@ -211,12 +211,11 @@ pub(super) fn policy(
     common: &Common,
     which: &DeviceArgs,
     policy: &PolicyArgs,
-    expected: Option<u64>,
 ) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
     let fleet = fleet_of(&mut asker, which)?;
     let args = policy.with(named(&which.device));
-    let row = asker.ask_at(Some(&fleet), "device-policy", args, expected)?;
+    let row = asker.ask(Some(&fleet), "device-policy", args)?;
     on_its_way(common, which, &row)
 }
 

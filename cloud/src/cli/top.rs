@@ -10,12 +10,14 @@ use clap::Args;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde_cbor::Value;
 use simquota_shared::ids::{DeviceId, FleetId};
 use simquota_shared::topic::{PREFIX, Topic};
 use simquota_shared::units::UnixMillis;
 
-use super::ask::Asker;
+use super::ask::{Asker, Connection};
 use super::package::count;
 use super::watch::decode::{Reader, Verdict};
 use super::{Common, print, show};
@@ -92,7 +94,8 @@ pub(super) fn run(common: &Common, top: &TopArgs) -> anyhow::Result<()> {
     }
     let mut board = Board::new(&fleets);
     if top.once {
-        let rows = devices(&mut asker, &fleets)?;
+        let connection = asker.connect_for(&fleets)?;
+        let rows = devices(&mut asker, &connection, &fleets)?;
         board.devices(clock::now(), &rows);
         return Ok(print(&picture(&board, top.size)?)?);
     }
@@ -103,7 +106,9 @@ pub(super) fn run(common: &Common, top: &TopArgs) -> anyhow::Result<()> {
     let (wishes, wished) = channel();
     listen(Asker::open(common)?, &fleets, news_in.clone())?;
     let every = Duration::from_secs(top.every);
-    std::thread::spawn(move || feed(&mut asker, &fleets, every, &wished, &news_in));
+    let connection = asker.connect_for(&fleets)?;
+    std::thread::spawn(move || feed(&mut asker, &connection, &fleets, every, &wished, &news_in));
+    end_with_terminal();
     let mut terminal = ratatui::try_init().context("the terminal can't be used")?;
     let ended = view(&mut board, &mut terminal, &news, &wishes);
     ratatui::restore();
@@ -131,8 +136,10 @@ fn view(
     news: &Receiver<News>,
     wishes: &Sender<DeviceId>,
 ) -> anyhow::Result<()> {
+    let mut changed = true;
     loop {
         while let Ok(new) = news.try_recv() {
+            changed = true;
             match new {
                 News::Devices(at, rows) => board.devices(at, &rows),
                 News::Alert(words) => board.alert(words),
@@ -141,8 +148,11 @@ fn view(
                 News::Failed(words) => board.failed(words),
             }
         }
-        terminal.draw(|frame| draw::draw(frame, board))?;
-        if !event::poll(KEYS)? {
+        if changed {
+            terminal.draw(|frame| draw::draw(frame, board))?;
+        }
+        changed = event::poll(KEYS)?;
+        if !changed {
             continue;
         }
         let Event::Key(key) = event::read()? else {
@@ -160,16 +170,29 @@ fn view(
     }
 }
 
+/// Ends the program when its terminal is gone, also where the signal for that is ignored (`nohup`). The library that
+/// reads keys reads from a terminal that is gone for ever, and never comes back from that.
+fn end_with_terminal() {
+    std::thread::spawn(|| {
+        let out = std::io::stdout();
+        // Nothing is awaited: that it was hung up is said all the same.
+        let mut terminal = [PollFd::new(&out, PollFlags::empty())];
+        while poll(&mut terminal, None) == Err(Errno::INTR) {}
+        std::process::exit(super::FAILED.into());
+    });
+}
+
 /// Asks the service, again and again, and for the detail pane in between.
 fn feed(
     asker: &mut Asker,
+    connection: &Connection,
     fleets: &[FleetId],
     every: Duration,
     wished: &Receiver<DeviceId>,
     news: &Sender<News>,
 ) {
     loop {
-        let new = match devices(asker, fleets) {
+        let new = match devices(asker, connection, fleets) {
             Ok(rows) => News::Devices(clock::now(), rows),
             Err(error) => News::Failed(format!("{error:#}")),
         };
@@ -178,7 +201,7 @@ fn feed(
         }
         match wished.recv_timeout(every) {
             Ok(device) => {
-                let new = match detail(asker, fleets, &device) {
+                let new = match detail(asker, connection, fleets, &device) {
                     Ok(lines) => News::Detail(device, lines),
                     Err(error) => News::Failed(format!("{error:#}")),
                 };
@@ -192,18 +215,28 @@ fn feed(
     }
 }
 
-fn devices(asker: &mut Asker, fleets: &[FleetId]) -> anyhow::Result<Vec<Value>> {
+fn devices(
+    asker: &mut Asker,
+    connection: &Connection,
+    fleets: &[FleetId],
+) -> anyhow::Result<Vec<Value>> {
     let mut rows = Vec::new();
     for fleet in fleets {
         let args = value_map([("most", count(DEVICES_MAX))]);
-        if let Value::Array(more) = asker.ask(Some(fleet), "device-live", args)? {
+        let answer = asker.ask_over(connection, Some(fleet), "device-live", args)?;
+        if let Value::Array(more) = answer {
             rows.extend(more);
         }
     }
     Ok(rows)
 }
 
-fn detail(asker: &mut Asker, fleets: &[FleetId], device: &DeviceId) -> anyhow::Result<Vec<String>> {
+fn detail(
+    asker: &mut Asker,
+    connection: &Connection,
+    fleets: &[FleetId],
+    device: &DeviceId,
+) -> anyhow::Result<Vec<String>> {
     let since = clock::now().value().saturating_sub(DETAIL_MS);
     let args = value_map([
         ("device", Value::Text(device.to_string())),
@@ -211,7 +244,7 @@ fn detail(asker: &mut Asker, fleets: &[FleetId], device: &DeviceId) -> anyhow::R
     ]);
     let mut found = Err(anyhow::anyhow!("no fleet has it"));
     for fleet in fleets {
-        found = asker.ask(Some(fleet), "explain", args.clone());
+        found = asker.ask_over(connection, Some(fleet), "explain", args.clone());
         if found.is_ok() {
             break;
         }

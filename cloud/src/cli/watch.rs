@@ -1,12 +1,13 @@
 //! `watch`: what goes over the broker, verified with the keys at hand, decoded, one line for each message.
 //!
-//! What no key here can tell is shown as unverified, not as refused. The watcher acknowledges whatever comes at once,
-//! on a thread of its own: when nobody reads its output it leaves messages out, and says how many. It slows nobody.
+//! What no key here can tell is shown as unverified, not as refused. The broker keeps nothing for a watcher and waits
+//! for nothing from it. The watcher takes in whatever comes, on a thread of its own: when its output is not read, or
+//! more comes than it can verify, it leaves messages out, and says how many. It slows nobody.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use anyhow::bail;
 use clap::Args;
@@ -14,10 +15,10 @@ use serde_cbor::Value;
 use simquota_shared::ids::{DeviceId, FleetId};
 use simquota_shared::topic::PREFIX;
 
-use super::ask::{Asker, Connection};
+use super::ask::Asker;
 use super::{Common, show};
 use crate::io::clock;
-use crate::io::mqtt::{Deadline, Delivery, MqttEvent};
+use crate::io::mqtt::{Delivery, Flow, MqttEvent};
 
 pub(super) mod decode;
 mod notation;
@@ -26,8 +27,8 @@ use decode::{Reader, Seen, Verdict};
 
 /// Messages that wait to be printed. What comes beyond is left out.
 const WAITING_MAX: usize = 10_000;
-/// How long an acknowledgement may wait for a place; there is always one on a line that publishes nothing.
-const ACKNOWLEDGE_MS: u64 = 1000;
+/// Lines that are written at a time, when so many wait.
+const LINES_MAX: usize = 256;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -87,83 +88,107 @@ pub(super) fn run(common: &Common, watch: &WatchArgs) -> anyhow::Result<()> {
     };
     let filter = filter(watch);
     let broker = format!("{}:{}", asker.config.broker.host, asker.config.broker.port);
-    let connection = asker.subscribe(vec![filter.clone()])?;
-    let mut reader = Reader::new(asker);
     let left_out = Arc::new(AtomicU64::new(0));
-    let (shown, waiting) = sync_channel::<anyhow::Result<Delivery>>(WAITING_MAX);
-    let left = Arc::clone(&left_out);
-    let said = filter.clone();
-    std::thread::spawn(move || {
-        let refused = listen(&connection, &broker, &said, |delivery| {
-            match shown.try_send(Ok(delivery)) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    left.fetch_add(1, Ordering::Relaxed);
-                    true
-                }
-                Err(TrySendError::Disconnected(_)) => false,
-            }
-        });
-        if let Err(error) = refused {
-            drop(shown.send(Err(error)));
-        }
-    });
+    let (came, waiting) = sync_channel(WAITING_MAX);
+    let listener = Listener {
+        came,
+        left_out: Arc::clone(&left_out),
+        filter: filter.clone(),
+        broker,
+    };
+    let _held = asker.listen(vec![filter], true, move |event| {
+        listener.hears(event);
+        Flow::Go
+    })?;
+    let mut reader = Reader::new(asker);
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stdout().is_terminal() && !no_colour;
     let mut printed = 0_u64;
     let mut told = 0_u64;
-    for delivery in waiting {
-        let seen = reader.read(&delivery?);
+    loop {
+        let left = watch
+            .count
+            .map_or(u64::MAX, |count| count.saturating_sub(printed));
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(LINES_MAX);
+        let some = waiting_now(&waiting, most);
+        if some.is_empty() {
+            return Ok(());
+        }
+        let mut lines = String::new();
+        for came in some {
+            match came {
+                Came::Message(delivery) => {
+                    lines.push_str(&line(&reader.read(&delivery), form, colours));
+                    printed = printed.saturating_add(1);
+                }
+                Came::Said(words) => eprintln!("{words}"),
+                Came::Refused(words) => bail!(words),
+            }
+        }
         let mut out = io::stdout().lock();
-        let line = line(&seen, form, colours);
-        match out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other?,
         }
-        printed = printed.saturating_add(1);
         let missing = left_out.load(Ordering::Relaxed);
         if missing > told {
             eprintln!(
-                "{} messages were left out: the output is read too slowly",
+                "{} messages were left out: more came than could be verified and written",
                 missing - told
             );
             told = missing;
         }
-        if watch.count.is_some_and(|count| printed >= count) {
-            return Ok(());
-        }
     }
-    Ok(())
 }
 
-/// Acknowledges and hands on, until nobody wants more or the broker refuses.
-fn listen(
-    connection: &Connection,
-    broker: &str,
-    filter: &str,
-    mut show: impl FnMut(Delivery) -> bool,
-) -> anyhow::Result<()> {
-    for event in &connection.events {
-        match event {
-            MqttEvent::Message(delivery) => {
-                let deadline = Deadline::within_ms(ACKNOWLEDGE_MS);
-                connection.line.acknowledge(&delivery, deadline);
-                if !show(delivery) {
-                    return Ok(());
-                }
-            }
-            MqttEvent::Connected { .. } => eprintln!("watching {filter} on {broker}"),
-            MqttEvent::Disconnected { reason, .. } => {
-                eprintln!("no connection to {broker} ({reason}): trying again");
-            }
-            MqttEvent::SubscribeRefused { filter, reason } => bail!(
+/// Waits for something, and takes what else is there. Nothing when nothing comes any more, or nothing is wanted.
+fn waiting_now<T>(waiting: &Receiver<T>, most: usize) -> Vec<T> {
+    let first = match most {
+        0 => None,
+        _ => waiting.recv().ok(),
+    };
+    let more = std::iter::from_fn(|| waiting.try_recv().ok());
+    first.map_or_else(Vec::new, |first| {
+        std::iter::once(first).chain(more).take(most).collect()
+    })
+}
+
+/// What comes over the connection.
+enum Came {
+    Message(Box<Delivery>),
+    /// Something to tell.
+    Said(String),
+    /// Nothing will come, for this reason.
+    Refused(String),
+}
+
+/// Takes in what comes, and never waits.
+struct Listener {
+    came: SyncSender<Came>,
+    left_out: Arc<AtomicU64>,
+    filter: String,
+    broker: String,
+}
+
+impl Listener {
+    fn hears(&self, event: MqttEvent) {
+        let (filter, broker) = (&self.filter, &self.broker);
+        let came = match event {
+            MqttEvent::Message(delivery) => Came::Message(Box::new(delivery)),
+            MqttEvent::Connected { .. } => Came::Said(format!("watching {filter} on {broker}")),
+            MqttEvent::Disconnected { reason, .. } => Came::Said(format!(
+                "no connection to {broker} ({reason}): trying again"
+            )),
+            MqttEvent::SubscribeRefused { filter, reason } => Came::Refused(format!(
                 "the broker {broker} refuses the subscription {filter} ({reason}): watch less, or name another key with --key"
-            ),
-            MqttEvent::PublishRefused { .. } => {}
-            MqttEvent::Closed => return Ok(()),
+            )),
+            MqttEvent::PublishRefused { .. } | MqttEvent::Closed => return,
+        };
+        // When nobody wants more, nothing is missed.
+        if let Err(TrySendError::Full(Came::Message(_))) = self.came.try_send(came) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
-    Ok(())
 }
 
 const RED: &str = "\x1b[31m";
@@ -220,4 +245,21 @@ fn line(seen: &Seen, form: Form, colours: bool) -> String {
     let body: String = body.chars().filter(|c| !c.is_control()).collect();
     let topic: String = topic.chars().filter(|c| !c.is_control()).collect();
     format!("{topic}  {kid}  {word}  {body}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_waits_is_taken_at_once_and_no_more_than_is_wanted() {
+        let (put, waiting) = sync_channel(10);
+        (0..5).for_each(|number| put.send(number).unwrap());
+        assert_eq!(waiting_now(&waiting, 0), [0; 0]);
+        assert_eq!(waiting_now(&waiting, 3), [0, 1, 2]);
+        assert_eq!(waiting_now(&waiting, 3), [3, 4]);
+        drop(put);
+        assert_eq!(waiting_now(&waiting, 3), [0; 0]);
+    }
 }

@@ -1,7 +1,8 @@
 //! A connection to an MQTT broker that comes back by itself, with acknowledgements in our hands.
 //!
 //! A small interface of our own: no type of the client library appears in it, so that a fork or another library
-//! can take its place. The broker is a pipe that loses, repeats and reorders. Everything is QoS 1.
+//! can take its place. The broker is a pipe that loses, repeats and reorders. Everything is QoS 1, but for what people
+//! watch.
 //!
 //! - A message is acknowledged to the broker by [`Line::acknowledge`], in the order of delivery and by one thread:
 //!   one broker drops a client that acknowledges out of order, and loses the message.
@@ -68,6 +69,8 @@ pub struct Options {
     pub will: Option<Will>,
     /// Filters to subscribe to after each connect.
     pub subscriptions: Vec<String>,
+    /// They are for people who look on: QoS 0, so that the broker keeps nothing for them and awaits nothing.
+    pub looks_on: bool,
     /// Publishes that may be unacknowledged at a time.
     pub inflight: u16,
     /// Deliveries that may be unacknowledged at a time. Some brokers have a number of their own.

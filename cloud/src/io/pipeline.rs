@@ -6,6 +6,7 @@
 //! message. Brokers and devices repeat what was lost on the way, and a repeat moves nothing.
 
 mod inbox;
+mod live;
 mod operators;
 mod post;
 mod presence;
@@ -39,6 +40,7 @@ use crate::charging::{Outgoing, Query, Refusal, Rules, Turn, Verdict, named_entr
 use crate::config::Config;
 use crate::ledger::entry::{Cause, Entry, Subject};
 use crate::ledger::{Broken, Ledger, explain};
+use live::Lives;
 use operators::Operators;
 use post::{Post, Sent};
 use presence::{Heard, Presence};
@@ -53,7 +55,7 @@ const SECOND_MS: u64 = 1000;
 /// How the topic of a credit request ends.
 const CREDIT: &str = "/up/credit";
 /// Parts of answers that one loop sends, so that a long answer does not hold up the devices.
-const ANSWERS_A_LOOP: usize = 32;
+const ANSWERS_A_LOOP: usize = 8;
 /// Events that one loop sends.
 const EVENTS_A_LOOP: usize = 32;
 /// Parts of answers that wait; a further answer is dropped, its asker asks again.
@@ -97,11 +99,14 @@ pub(super) struct Pipeline {
     summaries: Summaries,
     answers: VecDeque<Outgoing>,
     presence: Presence,
+    lives: Lives,
     probes: ProbeWatch,
     jumps: JumpWatch,
     /// Failures of the sweeper in a row; at the bound it stops.
     sweep_failures: u32,
     sweep_due: bool,
+    /// The second in which what walks over the whole ledger is due.
+    look_due_s: u64,
     /// How far devices were looked at for silence.
     silence: Option<DeviceId>,
     read_only: Option<ReadOnly>,
@@ -155,6 +160,8 @@ impl Pipeline {
             summaries: Summaries::default(),
             answers: VecDeque::new(),
             presence: Presence::default(),
+            lives: Lives::default(),
+            look_due_s: 0,
             probes: ProbeWatch::new(config.broker.self_test),
             jumps: JumpWatch::new(clock::now(), clock::monotonic_ms()),
             sweep_failures: 0,
@@ -176,7 +183,8 @@ impl Pipeline {
         let mut next_second_ms = clock::monotonic_ms();
         let mut seconds = 0_u64;
         loop {
-            let wait = match (self.sweep_due, self.answers.is_empty()) {
+            let idle = self.answers.is_empty() && self.lives.is_empty();
+            let wait = match (self.sweep_due, idle) {
                 (true, _) => Duration::ZERO,
                 (false, true) => {
                     Duration::from_millis(next_second_ms.saturating_sub(clock::monotonic_ms()))
@@ -190,6 +198,7 @@ impl Pipeline {
             if !taken.deliveries.is_empty() {
                 self.batch(&taken.deliveries)?;
             }
+            self.go_on_with_lives(clock::steady());
             self.send_answers();
             self.send_events();
             if taken.stop {
@@ -299,8 +308,10 @@ impl Pipeline {
                 Said::Device { id, kid, request } => {
                     let heard = Heard::of(&request);
                     let verdict = turn.device(&id, &kid, request)?;
-                    if verdict == Verdict::Done && turn.fleet_of(&id).is_some() {
-                        self.presence.heard(&id, heard, now);
+                    if verdict == Verdict::Done
+                        && let Some(fleet) = turn.fleet_of(&id)
+                    {
+                        self.presence.heard(&id, fleet, heard, now);
                     }
                     verdict
                 }
@@ -384,26 +395,13 @@ impl Pipeline {
                 outgoing.extend(self.operators.refused(&refusal, topic, payload, now));
             }
         }
-        if let Some(store) = &self.store {
-            for query in queries {
-                match query.live() {
-                    Some((fleet, most)) => {
-                        let rows = self.presence.rows(&self.ledger, fleet, most, now);
-                        match query.reply(rows) {
-                            Ok(parts) => outgoing.extend(parts),
-                            Err(broken) => tracing::error!(%broken, "not answered: report this"),
-                        }
-                    }
-                    None => self.desk.ask(query, store.reader()),
-                }
-            }
-        }
         let deadline = Deadline::within_ms(self.send_wait_ms);
         self.send_all(&outgoing, deadline);
         self.time_grants(works);
         // A wait of its own: a broker that was slow for the answers may be quick again.
         let deadline = Deadline::within_ms(self.send_wait_ms);
         self.post.acknowledge(works, deadline);
+        self.ask(queries);
     }
 
     /// How long credit requests waited for what was just handed to the connection.
@@ -453,6 +451,7 @@ impl Pipeline {
             if !self.post.is_connected(Lane::Control) {
                 // Whoever asked asks again.
                 self.answers.clear();
+                self.lives = Lives::default();
             } else if self.post.send(&answer, &mut self.verifier, now_ms, at_once) == Sent::NotNow {
                 self.answers.push_front(answer);
                 return;

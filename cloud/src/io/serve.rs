@@ -250,6 +250,7 @@ fn connect(
         keep_alive_s: config.broker.keep_alive_s,
         will,
         subscriptions,
+        looks_on: false,
         inflight: INFLIGHT,
         receive_max: config.limits.receive_max,
         session_expiry_s: config.broker.session_expiry_s,

@@ -1,5 +1,6 @@
 //! From a delivery to what is shown of it: whose it is, whether that is true, and what it says.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use serde::de::DeserializeOwned;
@@ -41,14 +42,22 @@ pub(in crate::cli) struct Seen {
     pub(in crate::cli) words: String,
 }
 
-/// The keys at hand.
+/// Keys that are kept at hand; beyond them all are looked up anew.
+const KEYS_MAX: usize = 20_000;
+
+/// The keys at hand. One that was found is not looked up again: a key never changes, its generation does.
 pub(in crate::cli) struct Reader {
     asker: Asker,
+    /// A device's, or a person's.
+    found: BTreeMap<(Option<DeviceId>, Kid), Key>,
 }
 
 impl Reader {
     pub(in crate::cli) fn new(asker: Asker) -> Self {
-        Self { asker }
+        Self {
+            asker,
+            found: BTreeMap::new(),
+        }
     }
 
     pub(in crate::cli) fn read(&mut self, delivery: &Delivery) -> Seen {
@@ -87,7 +96,12 @@ impl Reader {
     }
 
     /// A message under a key that its sender and its receiver have.
-    fn tag(&self, topic: &Topic, name: &str, message: &[u8]) -> (Option<Kid>, Verdict, Vec<u8>) {
+    fn tag(
+        &mut self,
+        topic: &Topic,
+        name: &str,
+        message: &[u8],
+    ) -> (Option<Kid>, Verdict, Vec<u8>) {
         let received = match Received::parse(message) {
             Ok(received) => received,
             // The service's own test that its subscriptions deliver is signed.
@@ -95,12 +109,11 @@ impl Reader {
             Err(error) => return (None, Verdict::Refused(error.to_string()), message.to_vec()),
         };
         let kid = received.kid.clone();
-        let key = match topic {
-            Topic::Up(device, _) | Topic::Status(device) | Topic::Down(device, _) => {
-                self.device_key(device, &kid)
-            }
-            _ => self.person_key(&kid),
+        let device = match topic {
+            Topic::Up(device, _) | Topic::Status(device) | Topic::Down(device, _) => Some(device),
+            _ => None,
         };
+        let key = self.key(device, &kid);
         let verdict = match key {
             None => Verdict::Unverified(format!("key {kid} is not here")),
             Some(key) => match received.verify(&key, name) {
@@ -127,6 +140,22 @@ impl Reader {
             _ => Verdict::Unverified(format!("the key of service {} is not here", kid.name)),
         };
         (Some(kid), verdict, payload)
+    }
+
+    fn key(&mut self, device: Option<&DeviceId>, kid: &Kid) -> Option<Key> {
+        let whose = (device.cloned(), kid.clone());
+        if let Some(key) = self.found.get(&whose) {
+            return Some(key.clone());
+        }
+        let key = match device {
+            Some(device) => self.device_key(device, kid),
+            None => self.person_key(kid),
+        }?;
+        if self.found.len() >= KEYS_MAX {
+            self.found.clear();
+        }
+        self.found.insert(whose, key.clone());
+        Some(key)
     }
 
     fn device_key(&self, device: &DeviceId, kid: &Kid) -> Option<Key> {

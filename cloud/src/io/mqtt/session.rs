@@ -191,11 +191,15 @@ impl Session {
         if events.options.keep_alive().is_zero() {
             events.options.set_keep_alive(self.options.keep_alive_s);
         }
+        let qos = match self.options.looks_on {
+            true => QoS::AtMostOnce,
+            false => QoS::AtLeastOnce,
+        };
         let filters = self
             .options
             .subscriptions
             .iter()
-            .map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+            .map(|filter| SubscribeFilter::new(filter.clone(), qos));
         // Before anything is published: answers to that can't be missed.
         if self.options.subscriptions.is_empty() {
             return self.connected(client, &answer, Vec::new());

@@ -33,6 +33,7 @@ fn options(port: u16) -> Options {
             payload: b"lost".to_vec(),
         }),
         subscriptions: vec!["d/+/up/usage".to_owned()],
+        looks_on: false,
         inflight: 100,
         receive_max: 100,
         session_expiry_s: 3600,

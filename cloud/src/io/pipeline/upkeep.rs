@@ -5,7 +5,7 @@ use std::time::Duration;
 use simquota_shared::ids::DeviceId;
 
 use super::inbox::Lane;
-use super::{Failure, Pipeline, TRIES};
+use super::{Failure, Pipeline, SECOND_MS, TRIES};
 use crate::charging::Turn;
 use crate::io::clock;
 use crate::io::metrics::whole;
@@ -46,12 +46,11 @@ impl Pipeline {
         }
         self.show();
         if seconds.is_multiple_of(STATISTICS_SECONDS) {
-            self.observed.metrics.look(&self.ledger);
             self.operators.log_refusals();
             self.say_statistics();
-            self.say_summaries();
             self.log_unsent();
         }
+        self.look_at_all(seconds);
         self.keep_cursor();
         if self.read_only.is_none()
             && self.ledger.last.beyond(self.checkpointed) >= self.checkpoint_entries
@@ -59,6 +58,19 @@ impl Pipeline {
             self.checkpoint();
         }
         Ok(())
+    }
+
+    /// Gauges and fleets' totals: walks over the whole ledger, for a hundredth of the time at most.
+    fn look_at_all(&mut self, seconds: u64) {
+        if seconds < self.look_due_s {
+            return;
+        }
+        let began_ms = clock::monotonic_ms();
+        self.observed.metrics.look(&self.ledger);
+        self.say_summaries();
+        let took_ms = clock::monotonic_ms().saturating_sub(began_ms);
+        let pause_s = took_ms.saturating_mul(100).div_ceil(SECOND_MS);
+        self.look_due_s = seconds.saturating_add(pause_s.max(STATISTICS_SECONDS));
     }
 
     /// Throws the ledger in memory away and reads it anew. After a failed write the store is opened anew as well:
