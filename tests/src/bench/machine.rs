@@ -108,3 +108,10 @@ pub(super) fn cpu_s(id: u32) -> f64 {
     let ticks = process(id).map_or(0, |found| found.ticks);
     super::figures::number(ticks) / 100.0
 }
+
+/// Octets that a process has written so far, to whatever; none when it is gone.
+pub(super) fn written(id: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{id}/io")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar: "))?;
+    line.parse().ok()
+}

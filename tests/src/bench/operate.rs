@@ -35,8 +35,11 @@ const TOP_UP: &str = "50kB";
 const OCTETS_A_S: u64 = 50_000;
 const ANSWERS: &str = "csim/v1/+/+/down/usage";
 const INFLIGHT: u16 = 100;
-/// People look on from machines of their own: here they get the processors when nobody else wants them.
-const NICE: &str = "19";
+/// People look on from machines of their own: here they get the processors when nobody else wants them. (The lowest
+/// priority of `nice` is not that: what is woken waits for the end of its slice, milliseconds.)
+const IDLE: &str = "chrt --idle 0";
+/// How `watch` says what it did not show, behind the number.
+const LEFT_OUT: &str = " messages were left out: more came than could be verified and written";
 const TICK: Duration = Duration::from_millis(5);
 
 /// All rounds.
@@ -60,6 +63,8 @@ struct Half {
     /// Devices whose last report was not answered when the sending ended, of those that report.
     waiting_alone: f64,
     waiting_watched: f64,
+    watch_wrote: f64,
+    watch_left_out: f64,
     rounds: Vec<Round>,
 }
 
@@ -79,6 +84,9 @@ struct Side {
     waiting: u64,
     /// Until all was answered, after the last report was sent.
     drained_ms: f64,
+    /// Octets that `watch` wrote, and messages that it left out.
+    watch_wrote: u64,
+    watch_left_out: u64,
 }
 
 pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Option<Figures>> {
@@ -132,9 +140,13 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
 }
 
 fn half(options: &Options, folder: &Path, kind: &Kind) -> anyhow::Result<Option<Half>> {
-    if Command::new("script").arg("--version").output().is_err() {
-        say("NOT MEASURED: top on a terminal; install `script` (util-linux)");
-        return Ok(None);
+    for program in ["script", "chrt"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            say(&format!(
+                "NOT MEASURED: top on a terminal; install `{program}` (util-linux)"
+            ));
+            return Ok(None);
+        }
     }
     say(&format!("operate: making {DEVICES} devices …"));
     let template = Template::make(&folder.join("operate"), DEVICES)?;
@@ -159,6 +171,8 @@ fn half(options: &Options, folder: &Path, kind: &Kind) -> anyhow::Result<Option<
         ratio_p99: of(|round| ratio(round.watched.grant.p99_ms, round.alone.grant.p99_ms)),
         waiting_alone: of(|round| number(round.alone.waiting)),
         waiting_watched: of(|round| number(round.watched.waiting)),
+        watch_wrote: of(|round| number(round.watched.watch_wrote)),
+        watch_left_out: of(|round| number(round.watched.watch_left_out)),
         rounds,
     }))
 }
@@ -235,14 +249,17 @@ fn side(
         anyhow::Ok((sent?, grants?))
     })
     .with_context(|| service.tail())?;
-    if let Some(people) = people {
-        people.end()?;
-    }
+    let (wrote, left_out) = match people {
+        Some(people) => people.end()?,
+        None => (0, 0),
+    };
     service.end()?;
     let mut grants = grants;
     Ok(Side {
         grants: grants.len(),
         grant: grants.spread(),
+        watch_wrote: wrote,
+        watch_left_out: left_out,
         ..sent
     })
 }
@@ -256,22 +273,17 @@ struct People {
 impl People {
     fn start(config: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
-        let mut watch = Command::new("nice");
-        watch
-            .args(["-n", NICE])
-            .arg(&program)
-            .args([child::CLOUD, "--config"])
-            .arg(config)
-            .arg("watch");
-        let watch = Child::start("watch", &mut watch)?;
-        // The service's status is retained: it comes as soon as the subscription stands.
-        watch.wait_line(|line| line.contains("ops/node/"), LIMIT)?;
-        let line = format!(
-            "stty rows 40 cols 140; exec nice -n {NICE} {} {} --config {} top --fleet fleet-0 --every 1",
+        let ours = format!(
+            "exec {IDLE} {} {} --config {}",
             program.display(),
             child::CLOUD,
             config.display()
         );
+        // To read what it prints would be work of ours, beside what is measured.
+        let line = format!("{ours} watch >/dev/null");
+        let watch = Child::start("watch", Command::new("sh").args(["-c", &line]))?;
+        watch.wait_line(|line| line.contains("watching "), LIMIT)?;
+        let line = format!("stty rows 40 cols 140; {ours} top --fleet fleet-0 --every 1");
         let top = Command::new("script")
             .args(["--quiet", "--return", "--command", &line, "/dev/null"])
             .env("TERM", "xterm")
@@ -283,17 +295,23 @@ impl People {
         Ok(Self { watch, top })
     }
 
-    /// Both have to have been there to the end.
-    fn end(mut self) -> anyhow::Result<()> {
+    /// Both have to have been there to the end. What `watch` wrote in octets, and how many messages it left out.
+    fn end(mut self) -> anyhow::Result<(u64, u64)> {
         let there = self.watch.exited()?.is_none() && self.top.try_wait()?.is_none();
-        let heard = self.watch.lines().len();
+        let wrote = machine::written(self.watch.id()).unwrap_or(0);
+        let lines = self.watch.lines();
+        let left_out = lines.iter().filter_map(|line| {
+            let count = line.text.strip_suffix(LEFT_OUT)?;
+            count.parse::<u64>().ok()
+        });
+        let left_out = left_out.sum();
         self.watch.kill9()?;
         self.top.kill()?;
         self.top.wait()?;
-        if !there || heard == 0 {
+        if !there || wrote == 0 {
             bail!("nobody looked on: {}", self.watch.tail());
         }
-        Ok(())
+        Ok((wrote, left_out))
     }
 }
 
@@ -356,6 +374,8 @@ async fn send(load: &Load, port: u16, rate: f64, length: Duration) -> anyhow::Re
     Ok(Side {
         grant: Times::default().spread(),
         grants: 0,
+        watch_wrote: 0,
+        watch_left_out: 0,
         reports_per_s: ratio(number(sent), took.as_secs_f64()),
         waiting,
         drained_ms: ended.elapsed().as_secs_f64() * 1000.0,
@@ -408,6 +428,11 @@ pub(super) fn table(figures: &Option<Figures>) -> String {
         lines.push(format!(
             "{:<40}   {:>8.2}   {:>8.2}   aim: p99 at most 1.5",
             "with / without", half.ratio_p50, half.ratio_p99
+        ));
+        lines.push(format!(
+            "`watch` wrote {} octets, and left out {} messages",
+            grouped(half.watch_wrote),
+            grouped(half.watch_left_out)
         ));
     }
     lines.join("\n")

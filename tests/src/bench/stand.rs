@@ -188,11 +188,12 @@ impl Template {
 const NO_LIMITS: &str =
     "[limits]\nsender_per_s = 1000000\nsender_burst = 1000000\nall_per_s = 100000000\n";
 
-/// The shipped settings, but for the broker and the limits.
+/// The shipped settings, but for the broker, the limits, and HTTP, which nobody asks.
 fn config(port: u16, limits: &str) -> String {
     format!(
         "# What differs from the shipped cloud.toml.\n\
-         data = \"{DATA}\"\n\n[broker]\nhost = \"127.0.0.1\"\nport = {port}\n\n{limits}"
+         data = \"{DATA}\"\n\n[broker]\nhost = \"127.0.0.1\"\nport = {port}\n\n{limits}\n\
+         # Two benchmarks may run at once.\n[http]\nlisten = \"\"\n"
     )
 }
 
