@@ -184,6 +184,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Serve => serve::run(common),
         Command::Fleet(command) => match command {
             FleetCommand::Create { fleet } => platform::create_fleet(common, &fleet),
+            FleetCommand::List => platform::list(common, "fleet"),
             FleetCommand::Show { fleet } => rule::show_fleet(common, &fleet, "fleet-show"),
             FleetCommand::Limits(limits) => rule::limits(common, &limits),
             FleetCommand::Thresholds { fleet, percents } => {
@@ -199,6 +200,8 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Balance(balance) => record::balance(common, &balance),
         Command::Export(export) => record::export(common, &export),
         Command::Sim(SimCommand::Import { file }) => platform::import_sims(common, &file),
+        Command::Sim(SimCommand::List) => platform::list(common, "sim"),
+        Command::Sim(SimCommand::Show { iccid }) => platform::show_sim(common, &iccid),
         Command::Enrol(EnrolArgs {
             batch,
             device,
@@ -291,6 +294,7 @@ fn run(common: &Common, command: Command) -> anyhow::Result<()> {
         Command::Acl { kind, out } => acl::run(common, kind, &out),
         Command::Explain {
             device,
+            platform: _,
             fleet,
             since,
         } => ledger::explain(common, device, fleet, since),

@@ -26,7 +26,8 @@ pub(super) use report::{By, UsageOf};
 pub use rows::live_device;
 pub(super) use rows::remaining;
 pub(super) use rows::{
-    device, device_state, device_with_refusal, devices, fleet, package, packages, plan, plans,
+    device, device_state, device_with_refusal, devices, fleet, fleets, package, packages, plan,
+    plans, sim, sims,
 };
 
 /// The most rows of one part of a reply: far below the payload's limit with the longest names.
@@ -66,9 +67,9 @@ enum What {
         since: Option<UnixMillis>,
         refusal: Option<(UnixMillis, String)>,
     },
-    /// What concerns a fleet and no device, its managers' commands among it.
+    /// What concerns a fleet and no device, its managers' commands among it; or the platform, and the admins'.
     Trail {
-        fleet: FleetId,
+        of: Subject,
         since: Option<UnixMillis>,
     },
     /// A fleet's packages and devices as they were.
@@ -144,8 +145,8 @@ impl Query {
         Self { address, what }
     }
 
-    pub(super) fn trail(address: Address, fleet: FleetId, since: Option<UnixMillis>) -> Self {
-        let what = What::Trail { fleet, since };
+    pub(super) fn trail(address: Address, of: Subject, since: Option<UnixMillis>) -> Self {
+        let what = What::Trail { of, since };
         Self { address, what }
     }
 
@@ -259,9 +260,7 @@ impl Query {
                 let about: Vec<Subject> = devices.iter().cloned().map(Subject::Device).collect();
                 explained(entries, &about, *since, refusal.as_ref())
             }
-            What::Trail { fleet, since } => {
-                explained(entries, &[Subject::Fleet(fleet.clone())], *since, None)
-            }
+            What::Trail { of, since } => explained(entries, std::slice::from_ref(of), *since, None),
             What::Usage(of) => match report::usage(entries, of) {
                 Ok(value) => value,
                 Err(why) => return failed(&self.address, &why),
@@ -341,7 +340,7 @@ fn balance<E: std::fmt::Display>(
         ("entry", number(ledger.last.value())),
         ("at", number(ledger.now.value())),
         ("fleet", fleet(&ledger, fleet_id)),
-        ("packages", packages(&ledger, fleet_id)),
+        ("packages", packages(&ledger, fleet_id, None, None)),
         ("devices", devices(&ledger, fleet_id, None, None)),
     ]))
 }

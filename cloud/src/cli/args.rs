@@ -156,12 +156,15 @@ pub(super) enum Command {
     },
     /// Say where each octet of a device went, with the steps of the patent
     #[command(
-        after_help = "Examples:\n  simquota-cloud explain tracker-1 --since 2h\n  simquota-cloud explain --fleet acme   (its pool, and every command of its managers)"
+        after_help = "Examples:\n  simquota-cloud explain tracker-1 --since 2h\n  simquota-cloud explain --fleet acme   (its pool, and every command of its managers)\n  simquota-cloud explain --platform     (fleets, keys, SIMs, money, and every command of the admins)"
     )]
     Explain {
         /// Which device; none: what concerns the fleet as a whole
-        #[arg(required_unless_present = "fleet")]
+        #[arg(required_unless_present_any = ["fleet", "platform"])]
         device: Option<DeviceId>,
+        /// What concerns no fleet
+        #[arg(long, conflicts_with_all = ["device", "fleet"])]
+        platform: bool,
         /// Its fleet; found out when there are few
         #[arg(long)]
         fleet: Option<FleetId>,
@@ -179,6 +182,8 @@ pub(super) enum FleetCommand {
         /// Its name: a-z, 0-9 and '-'
         fleet: FleetId,
     },
+    /// List all fleets
+    List,
     /// Show a fleet's totals, limits, rules and money
     Show {
         /// Which
@@ -218,6 +223,13 @@ pub(super) enum SimCommand {
     Import {
         /// The file
         file: PathBuf,
+    },
+    /// List the SIMs of the pool, and who has them
+    List,
+    /// Show a SIM
+    Show {
+        /// Which
+        iccid: Iccid,
     },
 }
 

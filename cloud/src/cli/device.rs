@@ -60,7 +60,7 @@ pub(super) fn list(common: &Common, fleet: Option<&FleetId>) -> anyhow::Result<(
     let fleets = fleet.map_or_else(|| asker.fleets(), |fleet| vec![fleet.clone()]);
     let mut rows = Vec::new();
     for fleet in &fleets {
-        rows.extend(all_of(&mut asker, fleet)?);
+        rows.extend(pages(&mut asker, Some(fleet), "device")?);
     }
     if common.json {
         return Ok(print(&show::json_line(&Value::Array(rows)))?);
@@ -95,16 +95,24 @@ pub(super) fn list(common: &Common, fleet: Option<&FleetId>) -> anyhow::Result<(
     Ok(print(&show::table(&head, &cells))?)
 }
 
-/// All devices of a fleet, page by page.
-pub(super) fn all_of(asker: &mut Asker, fleet: &FleetId) -> anyhow::Result<Vec<Value>> {
+/// All rows of a list, page by page. `of` is what is listed: its name is in each row.
+pub(super) fn pages(
+    asker: &mut Asker,
+    fleet: Option<&FleetId>,
+    of: &str,
+) -> anyhow::Result<Vec<Value>> {
     let mut rows: Vec<Value> = Vec::new();
+    let (list, key) = match of {
+        "sim" => ("sim-list".to_owned(), "iccid"),
+        other => (format!("{other}-list"), other),
+    };
     loop {
         let mut args = value_map([("most", Value::Integer(ROWS as i128))]);
         if let (Value::Map(map), Some(last)) = (&mut args, rows.last()) {
-            let after = show::field(last, "device").clone();
+            let after = show::field(last, key).clone();
             map.insert(Value::Text("after".to_owned()), after);
         }
-        let Value::Array(more) = asker.ask(Some(fleet), "device-list", args)? else {
+        let Value::Array(more) = asker.ask(fleet, &list, args)? else {
             return Ok(rows);
         };
         let full = more.len() >= ROWS;
@@ -162,6 +170,7 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
         time("valid_until"),
         time("lease_until"),
         text("policy"),
+        text("version"),
         ("suspicions", suspicions.join(", ")),
     ]))?)
 }

@@ -99,12 +99,11 @@ pub(super) fn explain(
     since: Option<UnixMillis>,
 ) -> anyhow::Result<()> {
     let mut asker = Asker::open(common)?;
+    // None: the platform.
     let fleet = match (fleet, &device) {
-        (Some(fleet), _) => fleet,
-        (None, Some(device)) => find_fleet(&mut asker, device)?,
-        (None, None) => {
-            anyhow::bail!("name a device or a fleet: see `simquota-cloud explain --help`")
-        }
+        (Some(fleet), _) => Some(fleet),
+        (None, Some(device)) => Some(find_fleet(&mut asker, device)?),
+        (None, None) => None,
     };
     let optional = [
         (
@@ -113,7 +112,7 @@ pub(super) fn explain(
         ),
         ("since", since.map(|since| count(since.value()))),
     ];
-    let rows = asker.ask(Some(&fleet), "explain", with(value_map([]), optional))?;
+    let rows = asker.ask(fleet.as_ref(), "explain", with(value_map([]), optional))?;
     if common.json {
         return Ok(print(&show::json_line(&rows))?);
     }

@@ -6,7 +6,7 @@ use simquota_shared::ids::{DeviceId, FleetId, PackageId, ZoneId};
 use simquota_shared::units::{Octets, UnixMillis};
 
 use super::ask::Asker;
-use super::device::find_fleet;
+use super::device::{find_fleet, pages};
 use super::{Common, amount, print, show, time};
 use crate::charging::value_map;
 
@@ -22,6 +22,14 @@ pub(super) enum PackageCommand {
         /// Which fleet; all whose manager's key is here when not given
         #[arg(long)]
         fleet: Option<FleetId>,
+    },
+    /// Show a package's accounts, terms and version
+    Show {
+        /// Which package
+        package: PackageId,
+        /// Its fleet
+        #[arg(long)]
+        fleet: FleetId,
     },
     /// End a package and refund what is left of it
     Cancel {
@@ -128,6 +136,14 @@ pub(super) fn run(common: &Common, command: PackageCommand) -> anyhow::Result<()
     match command {
         PackageCommand::Buy(args) => buy(common, args),
         PackageCommand::List { fleet } => list(common, fleet.as_ref()),
+        PackageCommand::Show { package, fleet } => {
+            let args = value_map([("package", Value::Text(package.to_string()))]);
+            let row = Asker::open(common)?.ask(Some(&fleet), "package-show", args)?;
+            Ok(print(&match common.json {
+                true => show::json_line(&row),
+                false => show::fields(&row),
+            })?)
+        }
         PackageCommand::Cancel { package, fleet } => {
             super::confirm(common, &format!("cancelling package {package}"))?;
             cancel(common, &package, &fleet)
@@ -238,9 +254,7 @@ fn list(common: &Common, fleet: Option<&FleetId>) -> anyhow::Result<()> {
     let fleets = fleet.map_or_else(|| asker.fleets(), |fleet| vec![fleet.clone()]);
     let mut rows = Vec::new();
     for fleet in fleets {
-        if let Value::Array(more) = asker.ask(Some(&fleet), "package-list", value_map([]))? {
-            rows.extend(more);
-        }
+        rows.extend(pages(&mut asker, Some(&fleet), "package")?);
     }
     let rows = Value::Array(rows);
     shown(common, &rows, &rows)

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_cbor::Value;
-use simquota_shared::ids::{EnrolmentId, FleetId, KeyId, ZoneId};
+use simquota_shared::ids::{EnrolmentId, FleetId, Iccid, KeyId, ZoneId};
 use simquota_shared::message::SimProfile;
 
 use super::ask::{Asker, MANAGER, Refused};
+use super::device::pages;
 use super::{Common, print, show};
 use crate::charging::{SIMS_MAX, value_map};
 use crate::io::keys::Made;
@@ -65,6 +66,36 @@ pub(super) fn create_fleet(common: &Common, fleet: &FleetId) -> anyhow::Result<(
         ))?;
     }
     Ok(())
+}
+
+/// Fleets, or SIMs.
+pub(super) fn list(common: &Common, of: &str) -> anyhow::Result<()> {
+    let rows = pages(&mut Asker::open(common)?, None, of)?;
+    if common.json {
+        return Ok(print(&show::json_line(&Value::Array(rows)))?);
+    }
+    let (head, names): (&[&str], &[&str]) = match of {
+        "sim" => (
+            &["SIM", "IMSI", "OPERATOR", "ZONES", "APN", "DEVICE"],
+            &["iccid", "imsi", "operator", "zones", "apn", "device"],
+        ),
+        _ => (
+            &["FLEET", ">DEVICES", "SUSPENDED", ">VERSION"],
+            &["fleet", "devices", "suspended", "version"],
+        ),
+    };
+    let cells = |row| names.iter().map(|name| show::text(row, name)).collect();
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    Ok(print(&show::table(head, &cells))?)
+}
+
+pub(super) fn show_sim(common: &Common, iccid: &Iccid) -> anyhow::Result<()> {
+    let args = value_map([("iccid", word(iccid))]);
+    let row = Asker::open(common)?.ask(None, "sim-show", args)?;
+    Ok(print(&match common.json {
+        true => show::json_line(&row),
+        false => show::fields(&row),
+    })?)
 }
 
 pub(super) fn create_batch(

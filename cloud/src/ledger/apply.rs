@@ -84,6 +84,7 @@ impl Ledger {
         self.apply_cause(entry)?;
         self.rearm(&entry.moves)?;
         self.check_touched(entry)?;
+        self.note_versions(entry);
         self.last = entry.number;
         self.now = entry.at;
         self.chains.insert(entry.subject.clone(), link);

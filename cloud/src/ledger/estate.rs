@@ -8,6 +8,7 @@ use simquota_shared::ids::{CommandId, DeviceId, FleetId, Iccid, KeyId, Text};
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
 use super::entry::{BulkBegan, BulkWent, Cause, Entry, Replaced, Subject};
+use super::version::{Object, Version};
 use super::{Broken, Ledger, Owner};
 
 /// Tags, replacements, bulk commands.
@@ -21,6 +22,9 @@ pub struct Estate {
     pub replaces: BTreeMap<DeviceId, DeviceId>,
     /// Commands to many devices, finished ones too.
     pub bulks: BTreeMap<(FleetId, CommandId), Bulk>,
+    /// The last change of what was changed since it began.
+    #[serde(default)]
+    pub versions: BTreeMap<Object, Version>,
 }
 
 /// A command to many devices.

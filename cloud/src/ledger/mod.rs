@@ -27,6 +27,7 @@ pub mod explain;
 pub mod fleet;
 pub mod package;
 pub mod plan;
+pub mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -97,7 +97,6 @@ impl Turn<'_> {
         Ok(Change::Device(DeviceChange::Tell(device, body)))
     }
 
-    /// The version that is expected is the one that `device-show` has.
     fn prepare_policy(
         &self,
         fleet: &FleetId,
@@ -108,18 +107,6 @@ impl Turn<'_> {
         let found = self.ledger.devices.get(&device);
         let own = found.and_then(|found| found.policy.as_ref());
         let before = own.unwrap_or(&self.rules.policy);
-        if let Some(expected) = command.expected
-            && expected != before.version
-        {
-            return refuse(
-                Code::RATING_FAILED,
-                "other-version",
-                format!(
-                    "the policy of {device} has version {}, not {expected}: look at it again",
-                    before.version
-                ),
-            );
-        }
         // A device goes by the highest that it has heard of, the platform's too.
         let version = before.version.max(self.rules.policy.version);
         let policy = Policy {

@@ -3,24 +3,37 @@
 use serde::Deserialize;
 use serde_cbor::Value;
 use simquota_shared::code::Code;
-use simquota_shared::ids::{DeviceId, FleetId, KeyId, Text};
+use simquota_shared::ids::{DeviceId, FleetId, Iccid, KeyId, Text};
 use simquota_shared::message::FleetCommand;
 use simquota_shared::units::{EntryNumber, UnixMillis};
 
 use super::bulk::BulkOnly;
 use super::device::DeviceOnly;
+use super::package::PackageOnly;
 use super::{CommandError, Scope, arguments, refuse};
 use crate::charging::query::{self, Address, By, Query, UsageOf};
 use crate::charging::{Turn, calendar};
+use crate::ledger::entry::Subject;
 use crate::ledger::explain;
+
+/// A page of a list: so many, after this one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page<Id> {
+    #[serde(default = "none")]
+    after: Option<Id>,
+    #[serde(default)]
+    most: Option<u64>,
+}
+
+fn none<Id>() -> Option<Id> {
+    None
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DeviceList {
-    #[serde(default)]
-    after: Option<DeviceId>,
-    #[serde(default)]
-    most: Option<u64>,
+struct SimOnly {
+    iccid: Iccid,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +68,13 @@ struct Usage {
 #[serde(deny_unknown_fields)]
 struct Balance {
     at: UnixMillis,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since {
+    #[serde(default)]
+    since: Option<UnixMillis>,
 }
 
 #[derive(Deserialize)]
@@ -104,19 +124,30 @@ impl Turn<'_> {
                         .map(|Nothing {}| Looked::Query(Query::by_sim(address.clone()))),
                 );
             }
+            Scope::Ops if command.name.as_str() == "explain" => {
+                return Some(arguments(&command.args).map(|Since { since }| {
+                    Looked::Query(Query::trail(address.clone(), Subject::Platform, since))
+                }));
+            }
             Scope::Ops if command.name.as_str() == "audit" => {
                 return Some(
                     arguments::<Nothing>(&command.args)
                         .map(|Nothing {}| Looked::Query(Query::audit(address.clone()))),
                 );
             }
-            Scope::Ops => return None,
+            Scope::Ops => {
+                return self
+                    .look_at_estate(command)
+                    .map(|rows| rows.map(Looked::Value));
+            }
             Scope::Fleet(fleet) => fleet,
         };
         let known = match command.name.as_str() {
             "device-list" | "package-list" | "plan-list" | "device-show" | "fleet-show"
-            | "explain" | "balance" | "export" | "usage" | "statement" | "device-live"
-            | "bulk-list" | "bulk-show" | "bulk-outcomes" => self.known_fleet(fleet),
+            | "package-show" | "explain" | "balance" | "export" | "usage" | "statement"
+            | "device-live" | "bulk-list" | "bulk-show" | "bulk-outcomes" => {
+                self.known_fleet(fleet)
+            }
             _ => return None,
         };
         Some(known.and_then(|()| self.look_at(fleet, address, command)))
@@ -132,16 +163,28 @@ impl Turn<'_> {
         let ledger = &*self.ledger;
         Ok(match command.name.as_str() {
             "device-list" => {
-                let DeviceList { after, most } = arguments(args)?;
+                let Page { after, most } = arguments(args)?;
                 Looked::Value(query::devices(ledger, fleet, after.as_ref(), most))
             }
             "package-list" => {
-                let Nothing {} = arguments(args)?;
-                Looked::Value(query::packages(ledger, fleet))
+                let Page { after, most } = arguments(args)?;
+                Looked::Value(query::packages(ledger, fleet, after.as_ref(), most))
+            }
+            "package-show" => {
+                let PackageOnly { package } = arguments(args)?;
+                match ledger.packages.get(&package) {
+                    Some(found) if found.fleet == *fleet => {
+                        Looked::Value(query::package(ledger, &package))
+                    }
+                    _ => {
+                        let words = format!("fleet {fleet} has no package {package}");
+                        return refuse(Code::USER_UNKNOWN, "unknown-package", words);
+                    }
+                }
             }
             "plan-list" => {
-                let Nothing {} = arguments(args)?;
-                Looked::Value(query::plans(ledger, fleet))
+                let Page { after, most } = arguments(args)?;
+                Looked::Value(query::plans(ledger, fleet, after.as_ref(), most))
             }
             "fleet-show" => {
                 let Nothing {} = arguments(args)?;
@@ -157,7 +200,7 @@ impl Turn<'_> {
                 let Some(device) = device else {
                     return Ok(Looked::Query(Query::trail(
                         address.clone(),
-                        fleet.clone(),
+                        Subject::Fleet(fleet.clone()),
                         since,
                     )));
                 };
@@ -230,6 +273,27 @@ impl Turn<'_> {
                     from,
                 ))
             }
+        })
+    }
+
+    /// Fleets and the pool of SIMs; `None` for another command.
+    fn look_at_estate(&self, command: &FleetCommand) -> Option<Result<Value, CommandError>> {
+        let (ledger, args) = (&*self.ledger, &command.args);
+        Some(match command.name.as_str() {
+            "fleet-list" => arguments(args)
+                .map(|Page { after, most }| query::fleets(ledger, after.as_ref(), most)),
+            "sim-list" => arguments(args)
+                .map(|Page { after, most }| query::sims(ledger, after.as_ref(), most)),
+            "sim-show" => {
+                arguments(args).and_then(|SimOnly { iccid }| match query::sim(ledger, &iccid) {
+                    Value::Null => {
+                        let words = format!("there is no SIM {iccid} in the pool");
+                        refuse(Code::USER_UNKNOWN, "unknown-sim", words)
+                    }
+                    row => Ok(row),
+                })
+            }
+            _ => return None,
         })
     }
 

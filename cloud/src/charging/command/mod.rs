@@ -16,6 +16,7 @@
 //! | `bulk` | one command to many devices |
 //! | `look` | what changes nothing |
 //! | `body` | which command an id stands for |
+//! | `version` | what is changed only as its author saw it |
 
 mod body;
 mod bulk;
@@ -27,6 +28,7 @@ mod package;
 mod plan;
 mod platform;
 mod refund;
+mod version;
 
 use serde::de::DeserializeOwned;
 use serde_cbor::Value;
@@ -53,8 +55,6 @@ pub use refund::named_entry;
 
 /// The most SIMs of one import command.
 pub const SIMS_MAX: usize = 500;
-/// The command whose object has a version.
-const POLICY: &str = "device-policy";
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
 
@@ -207,14 +207,9 @@ impl Turn<'_> {
                 "expired",
                 "the command came after its expiry: send it with a new id",
             )
-        } else if command.expected.is_some() && command.name.as_str() != POLICY {
-            refuse(
-                Code::RATING_FAILED,
-                "no-versions",
-                "'expected' names a version, and only a policy has one: leave it out",
-            )
         } else {
             self.prepare(scope, command)
+                .and_then(|change| self.as_expected(scope, command).map(|()| change))
         };
         if command.dry {
             return match outcome {

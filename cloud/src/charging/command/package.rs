@@ -44,8 +44,8 @@ struct PackageBuy {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PackageOnly {
-    package: PackageId,
+pub(super) struct PackageOnly {
+    pub(super) package: PackageId,
 }
 
 #[derive(Deserialize)]

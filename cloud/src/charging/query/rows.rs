@@ -1,18 +1,20 @@
 //! Rows: what is shown of fleets, devices, packages and plans.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use serde_cbor::Value;
-use simquota_shared::ids::{DeviceId, FleetId, PackageId};
+use simquota_shared::ids::{DeviceId, FleetId, Iccid, PackageId};
 use simquota_shared::units::{Octets, UnixMillis};
 
 use super::{map, number, optional, text, wide};
 use crate::ledger::explain;
 use crate::ledger::fleet::Fleet;
 use crate::ledger::package::Package;
-use crate::ledger::{Ledger, Owner};
+use crate::ledger::version::Object;
+use crate::ledger::{Ledger, Owner, Sim};
 
-/// The most rows of a list without paging.
+/// The most rows of a page.
 const LIST_MAX: u64 = 1000;
 
 pub(in crate::charging) fn devices(
@@ -21,18 +23,75 @@ pub(in crate::charging) fn devices(
     after: Option<&DeviceId>,
     most: Option<u64>,
 ) -> Value {
-    let most = usize::try_from(most.unwrap_or(LIST_MAX).min(LIST_MAX)).unwrap_or(usize::MAX);
-    let rows = ledger
-        .index
-        .members
-        .get(fleet)
-        .into_iter()
-        .flatten()
-        .filter(|id| after.is_none_or(|after| *id > after))
-        .take(most)
-        .map(|id| device(ledger, id, ledger.now))
-        .collect();
-    Value::Array(rows)
+    let members = ledger.index.members.get(fleet).into_iter();
+    let members = members.flat_map(|members| members.range::<DeviceId, _>(behind(after)));
+    let rows = members.map(|id| device(ledger, id, ledger.now));
+    Value::Array(rows.take(rows_of(most)).collect())
+}
+
+/// How many rows a page has.
+fn rows_of(most: Option<u64>) -> usize {
+    usize::try_from(most.unwrap_or(LIST_MAX).min(LIST_MAX)).unwrap_or(usize::MAX)
+}
+
+/// What a page begins behind.
+fn behind<Id>(after: Option<&Id>) -> (Bound<&Id>, Bound<&Id>) {
+    (
+        after.map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Unbounded,
+    )
+}
+
+/// All fleets, a page at a time.
+pub(in crate::charging) fn fleets(
+    ledger: &Ledger,
+    after: Option<&FleetId>,
+    most: Option<u64>,
+) -> Value {
+    let rows = ledger.fleets.range::<FleetId, _>(behind(after)).map(|id| {
+        let account = ledger.accounts.get(id);
+        let devices = ledger.index.members.get(id).map_or(0, BTreeSet::len);
+        map([
+            ("fleet", text(id)),
+            ("devices", number(devices as u64)),
+            (
+                "suspended",
+                Value::Bool(account.is_some_and(|account| account.suspended)),
+            ),
+            ("version", version(ledger, Object::Fleet(id.clone()))),
+        ])
+    });
+    Value::Array(rows.take(rows_of(most)).collect())
+}
+
+/// The pool of SIMs, bound ones too, a page at a time.
+pub(in crate::charging) fn sims(
+    ledger: &Ledger,
+    after: Option<&Iccid>,
+    most: Option<u64>,
+) -> Value {
+    let rows = ledger.sims.range::<Iccid, _>(behind(after));
+    let rows = rows.map(|(iccid, found)| sim_row(iccid, found));
+    Value::Array(rows.take(rows_of(most)).collect())
+}
+
+pub(in crate::charging) fn sim(ledger: &Ledger, iccid: &Iccid) -> Value {
+    let found = ledger.sims.get(iccid);
+    found.map_or(Value::Null, |found| sim_row(iccid, found))
+}
+
+fn sim_row(iccid: &Iccid, sim: &Sim) -> Value {
+    map([
+        ("iccid", text(iccid)),
+        ("imsi", text(&sim.profile.imsi)),
+        ("operator", text(&sim.profile.operator)),
+        (
+            "zones",
+            Value::Array(sim.profile.zones.iter().map(text).collect()),
+        ),
+        ("apn", text(&sim.profile.apn)),
+        ("device", optional(sim.device.as_ref(), text)),
+    ])
 }
 
 /// What a device is doing, in a word.
@@ -154,7 +213,13 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
             optional(found.policy.as_ref(), |policy| number(policy.version)),
         ),
         ("suspicions", suspicions(ledger, id)),
+        ("version", version(ledger, Object::Device(id.clone()))),
     ])
+}
+
+/// What a command's `expected` is compared with.
+fn version(ledger: &Ledger, object: Object) -> Value {
+    number(ledger.version(&object).value())
 }
 
 /// What called for a look, and when last; the words are in the device's `explain`.
@@ -293,15 +358,21 @@ pub(in crate::charging) fn fleet(ledger: &Ledger, id: &FleetId) -> Value {
         ("balance", number(account.purse.balance)),
         ("spent", number(account.purse.spent)),
         ("withdrawn", number(account.purse.withdrawn)),
+        ("version", version(ledger, Object::Fleet(id.clone()))),
     ])
 }
 
-pub(in crate::charging) fn plans(ledger: &Ledger, fleet: &FleetId) -> Value {
+pub(in crate::charging) fn plans(
+    ledger: &Ledger,
+    fleet: &FleetId,
+    after: Option<&PackageId>,
+    most: Option<u64>,
+) -> Value {
     let rows = ledger
         .plans
-        .iter()
+        .range::<PackageId, _>(behind(after))
         .filter(|(_, plan)| plan.terms.fleet == *fleet)
-        .take(usize::try_from(LIST_MAX).unwrap_or(usize::MAX))
+        .take(rows_of(most))
         .map(|(id, _)| plan(ledger, id))
         .collect();
     Value::Array(rows)
@@ -330,16 +401,22 @@ pub(in crate::charging) fn plan(ledger: &Ledger, id: &PackageId) -> Value {
             "rollover_max",
             optional(rollover, |rollover| number(rollover.max.value())),
         ),
+        ("version", version(ledger, Object::Plan(id.clone()))),
     ])
 }
 
-pub(in crate::charging) fn packages(ledger: &Ledger, fleet: &FleetId) -> Value {
+pub(in crate::charging) fn packages(
+    ledger: &Ledger,
+    fleet: &FleetId,
+    after: Option<&PackageId>,
+    most: Option<u64>,
+) -> Value {
     let rows = ledger
         .packages
-        .iter()
+        .range::<PackageId, _>(behind(after))
         .filter(|(_, package)| package.fleet == *fleet)
-        .take(usize::try_from(LIST_MAX).unwrap_or(usize::MAX))
-        .map(|(id, package)| package_row(id, package))
+        .take(rows_of(most))
+        .map(|(id, package)| package_row(ledger, id, package))
         .collect();
     Value::Array(rows)
 }
@@ -348,10 +425,10 @@ pub(in crate::charging) fn package(ledger: &Ledger, id: &PackageId) -> Value {
     ledger
         .packages
         .get(id)
-        .map_or(Value::Null, |package| package_row(id, package))
+        .map_or(Value::Null, |package| package_row(ledger, id, package))
 }
 
-fn package_row(id: &PackageId, package: &Package) -> Value {
+fn package_row(ledger: &Ledger, id: &PackageId, package: &Package) -> Value {
     let state = match (package.ended, package.cancelled) {
         (false, _) => "open",
         (true, false) => "ended",
@@ -397,5 +474,6 @@ fn package_row(id: &PackageId, package: &Package) -> Value {
             "plan",
             optional(terms.and_then(|terms| terms.plan.as_ref()), text),
         ),
+        ("version", version(ledger, Object::Package(id.clone()))),
     ])
 }

@@ -155,7 +155,8 @@ fn bad_commands_are_refused_by_name_change_nothing_and_stand_in_the_trail() {
     late.expires = UnixMillis(world.now - 1);
     let reply = world.send(Some(FLEET), &late);
     assert!(reply.why.unwrap().as_str().starts_with("expired"));
-    let mut versioned = world.command("versioned", "package-buy", &[("volume", n(1))]);
+    let many = [("command", t("device-suspend")), ("select", select_all())];
+    let mut versioned = world.command("versioned", "bulk", &many);
     versioned.expected = Some(3);
     let reply = world.send(Some(FLEET), &versioned);
     assert!(reply.why.unwrap().as_str().starts_with("no-versions"));
@@ -252,4 +253,238 @@ fn a_carriers_drift_is_an_event_of_the_device_that_has_the_sim() {
         word(&drift[0], "words"),
         "2026-11-22: the carrier has 2000 octets, the ledger 900"
     );
+}
+
+fn select_all() -> Value {
+    crate::charging::value_map([("all", Value::Bool(true))])
+}
+
+/// The version in a row.
+fn version(row: &Value) -> u64 {
+    amount(row, "version")
+}
+
+/// One command at a version; why not.
+fn at(
+    world: &mut World,
+    expected: u64,
+    name: &str,
+    args: &[(&str, Value)],
+) -> Result<Value, String> {
+    let id = world.next_id();
+    let mut command = world.command(&id, name, args);
+    command.expected = Some(expected);
+    let fleet = (!name.starts_with("money-")).then_some(FLEET);
+    let reply = world.send(fleet, &command);
+    match reply.why {
+        None => Ok(reply.result),
+        Some(why) => Err(why.to_string()),
+    }
+}
+
+#[test]
+fn of_two_that_saw_the_same_version_the_second_is_refused_whatever_it_is_about() {
+    let mut world = World::new();
+    let mut bus = world.device("bus-1");
+    world.ops(
+        "money-deposit",
+        &[("fleet", t(FLEET)), ("amount", n(10)), ("why", t("x"))],
+    );
+    world.buy("p", None, 10_000, &[]);
+    world.buy("q", None, 10_000, &[]);
+    world.order(
+        "plan-begin",
+        &[
+            ("plan", t("monthly")),
+            ("every", t("month")),
+            ("volume", n(5)),
+        ],
+    );
+    let device = || ("device", t("bus-1"));
+    let package = |id| [("package", t(id)), ("octets", n(1)), ("why", t("x"))];
+    let tags = Value::Array(vec![t("blue")]);
+    // How its version is shown, and a command that changes it again and again.
+    type Order<'a> = (&'a str, Vec<(&'a str, Value)>);
+    let cases: [(Order<'_>, Order<'_>); 12] = [
+        (
+            ("device-show", vec![device()]),
+            ("device-suspend", vec![device()]),
+        ),
+        (
+            ("device-show", vec![device()]),
+            ("device-resume", vec![device()]),
+        ),
+        (
+            ("device-show", vec![device()]),
+            ("device-limits", vec![device(), ("day", n(9))]),
+        ),
+        (
+            ("device-show", vec![device()]),
+            ("device-tag", vec![device(), ("tags", tags)]),
+        ),
+        (
+            ("device-show", vec![device()]),
+            ("package-buy", vec![device(), ("volume", n(1))]),
+        ),
+        (
+            ("package-show", vec![("package", t("p"))]),
+            ("package-credit", package("p").to_vec()),
+        ),
+        (
+            ("package-show", vec![("package", t("p"))]),
+            ("package-debit", package("p").to_vec()),
+        ),
+        (
+            ("package-show", vec![("package", t("p"))]),
+            (
+                "package-move",
+                vec![
+                    ("from", t("p")),
+                    ("to", t("q")),
+                    ("octets", n(1)),
+                    ("why", t("x")),
+                ],
+            ),
+        ),
+        (
+            ("fleet-show", vec![]),
+            ("fleet-limits", vec![("pool_day", n(99_000))]),
+        ),
+        (("fleet-show", vec![]), ("fleet-suspend", vec![])),
+        (
+            ("fleet-show", vec![]),
+            ("package-buy", vec![("volume", n(1))]),
+        ),
+        (
+            ("fleet-show", vec![]),
+            (
+                "money-deposit",
+                vec![("fleet", t(FLEET)), ("amount", n(1)), ("why", t("x"))],
+            ),
+        ),
+    ];
+    for ((show, about), (name, args)) in cases {
+        let seen = version(&world.order(show, &about));
+        at(&mut world, seen, name, &args).unwrap_or_else(|why| panic!("{name}: {why}"));
+        let now = version(&world.order(show, &about));
+        assert!(now > seen, "{name} makes another version: {seen}, {now}");
+        let why = at(&mut world, seen, name, &args).unwrap_err();
+        assert!(why.starts_with("other-version: "), "{name}: {why}");
+        assert!(
+            why.contains(&format!(" has version {now} since ")),
+            "{name}: {why}"
+        );
+        assert!(
+            why.contains(&format!(", not {seen}: look at it again")),
+            "{name}: {why}"
+        );
+        assert_eq!(
+            version(&world.order(show, &about)),
+            now,
+            "{name}: nothing changed"
+        );
+    }
+    // Traffic is no change.
+    world.order("fleet-resume", &[]);
+    let seen = version(&world.order("device-show", &[device()]));
+    world.credit(&mut bus, Kind::Initial, 1_000);
+    world.uses(&mut bus, 700);
+    assert_eq!(version(&world.order("device-show", &[device()])), seen);
+    // A refund is about whose deduction it was, and a plan has a version of its own.
+    let deduction = world
+        .journal
+        .iter()
+        .rev()
+        .find(|entry| entry.cause.name() == "Usage");
+    let refund = [
+        ("entry", n(deduction.unwrap().number.value())),
+        ("octets", n(5)),
+        ("why", t("x")),
+    ];
+    at(&mut world, seen, "refund", &refund).unwrap();
+    assert!(
+        at(&mut world, seen, "refund", &refund)
+            .unwrap_err()
+            .contains("device bus-1 has version")
+    );
+    let Value::Array(plans) = world.order("plan-list", &[]) else {
+        panic!("no rows");
+    };
+    let seen = version(&plans[0]);
+    assert!(at(&mut world, seen + 1, "plan-end", &[("plan", t("monthly"))]).is_err());
+    at(&mut world, seen, "plan-end", &[("plan", t("monthly"))]).unwrap();
+    let why = at(&mut world, 1, "package-cancel", &[("package", t("p"))]).unwrap_err();
+    assert!(
+        why.starts_with("other-version: package p has version"),
+        "{why}"
+    );
+    // Without one it is carried out as ever.
+    world.order("package-cancel", &[("package", t("p"))]);
+}
+
+#[test]
+fn lists_are_taken_page_by_page() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.device(name);
+        world.buy(name, None, 1_000, &[]);
+    }
+    let pages = |world: &mut World, list: &str, key: &str, ops: bool| {
+        let mut found = Vec::new();
+        loop {
+            let mut args = vec![("most", n(2))];
+            if let Some(last) = found.last() {
+                args.push(("after", t(last)));
+            }
+            let page = match ops {
+                true => world.ops(list, &args),
+                false => world.order(list, &args),
+            };
+            let Value::Array(rows) = page else {
+                panic!("no rows")
+            };
+            assert!(rows.len() <= 2);
+            let full = rows.len() == 2;
+            found.extend(rows.iter().map(|row| word(row, key)));
+            if !full {
+                return found;
+            }
+        }
+    };
+    assert_eq!(
+        pages(&mut world, "device-list", "device", false),
+        ["a", "b", "c"]
+    );
+    assert_eq!(
+        pages(&mut world, "package-list", "package", false),
+        ["a", "b", "c"]
+    );
+    let sims = world.ledger.sims.len();
+    assert_eq!(pages(&mut world, "sim-list", "iccid", true).len(), sims);
+    let fleets: Vec<String> = world
+        .ledger
+        .fleets
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(pages(&mut world, "fleet-list", "fleet", true), fleets);
+    let iccid = world
+        .ledger
+        .devices
+        .values()
+        .next()
+        .unwrap()
+        .iccid
+        .to_string();
+    let sim = world.ops("sim-show", &[("iccid", t(&iccid))]);
+    assert_eq!(word(&sim, "device"), "a");
+    assert_eq!(
+        word(
+            &world.order("package-show", &[("package", t("b"))]),
+            "package"
+        ),
+        "b"
+    );
+    let why = world.refused("package-show", &[("package", t("z"))]);
+    assert!(why.starts_with("unknown-package"), "{why}");
 }
