@@ -262,7 +262,7 @@ fn a_lying_meter_is_seen_beside_the_carriers_records() {
     );
 }
 
-fn date(day: u64) -> String {
+pub(crate) fn date(day: u64) -> String {
     let output = Command::new("date")
         .args(["-u", "+%Y-%m-%d", "-d", &format!("@{}", day * 86_400)])
         .output()

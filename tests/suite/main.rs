@@ -13,6 +13,7 @@ mod beyond;
 mod broker;
 mod bulk;
 mod channels;
+mod commands;
 mod demo;
 mod events;
 mod flood;

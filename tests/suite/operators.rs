@@ -3,6 +3,7 @@
 mod alerts;
 mod hooks;
 mod http;
+mod kinds;
 mod topics;
 mod trace;
 

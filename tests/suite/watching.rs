@@ -1,5 +1,7 @@
 //! `watch` and `top`: what goes over the broker, and what the service says of it.
 
+mod demo;
+
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -171,10 +173,15 @@ struct Terminal {
 impl Terminal {
     fn start(world: &World, args: &str) -> Self {
         let config = world.folder.path().join("cloud.toml");
-        let line = format!(
-            "stty rows {ROWS} cols {COLUMNS}; exec {DEMO} cloud --config {} top {args}",
+        Self::of(&format!(
+            "exec {DEMO} cloud --config {} top {args}",
             config.display()
-        );
+        ))
+    }
+
+    /// What the shell is told on a terminal of its own.
+    fn of(line: &str) -> Self {
+        let line = format!("stty rows {ROWS} cols {COLUMNS}; {line}");
         // util-linux, on every Debian: a terminal between two pipes.
         let mut child = Command::new("script")
             .args([
@@ -286,4 +293,35 @@ fn top_lives_on_a_terminal_and_its_keys_open_the_journal_and_end_it() {
     top.press("q");
     let ended = await_fact(LIMIT, "top to end", || top.child.try_wait().unwrap()).unwrap();
     assert!(ended.success(), "{ended}:\n{}", top.text());
+}
+
+/// A process that is there, and not only waits to be buried.
+fn lives(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+#[test]
+fn top_ends_with_its_terminal_also_where_the_signal_for_that_is_ignored() {
+    let world = World::start();
+    let note = world.folder.path().join("top.pid");
+    // As under `nohup`; and it is told of its parent's end by a signal that it ignores here.
+    let config = world.folder.path().join("cloud.toml");
+    let line = format!(
+        "trap '' HUP TERM; echo $$ > {}; exec {DEMO} cloud --config {} top --fleet buses --every 1",
+        note.display(),
+        config.display()
+    );
+    let mut top = Terminal::of(&line);
+    top.shows("DEVICE");
+    let pid = crate::world::read(&note).trim().to_owned();
+    assert!(lives(&pid));
+    // The terminal's other side is gone with the one that held it.
+    top.child.kill().unwrap();
+    top.child.wait().unwrap();
+    await_fact(LIMIT, "top to end", || (!lives(&pid)).then_some(())).unwrap();
 }

@@ -20,13 +20,13 @@ use super::*;
 
 /// A request as it came: its headers, by lower-case names, and its body.
 #[derive(Clone, Debug)]
-struct Got {
-    headers: BTreeMap<String, String>,
-    body: String,
+pub(super) struct Got {
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: String,
 }
 
 /// A receiver on a port of its own, which can be killed and come back.
-struct Receiver {
+pub(super) struct Receiver {
     port: u16,
     got: Arc<Mutex<Vec<Got>>>,
     over: Arc<AtomicBool>,
@@ -35,7 +35,7 @@ struct Receiver {
 
 impl Receiver {
     /// Answers the first `failures` requests with 500, and takes the rest.
-    fn start(port: u16, got: &Arc<Mutex<Vec<Got>>>, mut failures: u32) -> Self {
+    pub(super) fn start(port: u16, got: &Arc<Mutex<Vec<Got>>>, mut failures: u32) -> Self {
         let listener = await_fact(LIMIT, "the receiver's port", || {
             TcpListener::bind(("127.0.0.1", port)).ok()
         })
@@ -72,14 +72,14 @@ impl Receiver {
         }
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.over.store(true, Ordering::SeqCst);
         // So that it looks up.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         self.thread.take().unwrap().join().unwrap();
     }
 
-    fn await_got(&self, what: &str, fits: impl Fn(&[Got]) -> bool) -> Vec<Got> {
+    pub(super) fn await_got(&self, what: &str, fits: impl Fn(&[Got]) -> bool) -> Vec<Got> {
         await_fact(LIMIT, what, || {
             let got = self.got.lock().unwrap().clone();
             fits(&got).then_some(got)
@@ -119,7 +119,7 @@ fn ids(got: &[Got]) -> Vec<u64> {
     ids.collect()
 }
 
-fn kinds(got: &[Got]) -> BTreeMap<u64, String> {
+pub(super) fn kinds(got: &[Got]) -> BTreeMap<u64, String> {
     let mut kinds = BTreeMap::new();
     for one in got {
         let body: Value = serde_json::from_str(&one.body).unwrap();
