@@ -30,14 +30,16 @@ use crate::world::World;
 const DEVICES: usize = 1_000;
 /// The others ask for quota.
 const REPORTING: usize = 500;
+/// Of one blocked device.
+const TOP_UPS: usize = 3;
 /// What the device takes before it is blocked again, and how much of it there is in a second.
 const TOP_UP: &str = "50kB";
 const OCTETS_A_S: u64 = 50_000;
 const ANSWERS: &str = "csim/v1/+/+/down/usage";
 const INFLIGHT: u16 = 100;
-/// People look on from machines of their own: here they get the processors when nobody else wants them. (The lowest
-/// priority of `nice` is not that: what is woken waits for the end of its slice, milliseconds.)
-const IDLE: &str = "chrt --idle 0";
+/// People look on from machines of their own: here they come behind everybody else. (`chrt --idle` would be nearer to that,
+/// but on a machine that is never idle they would see nothing.)
+const BEHIND: &str = "nice -n 19";
 /// How `watch` says what it did not show, behind the number.
 const LEFT_OUT: &str = " messages were left out: more came than could be verified and written";
 const TICK: Duration = Duration::from_millis(5);
@@ -93,9 +95,13 @@ pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Option
     let Some(kind) = Kind::mosquitto("operate") else {
         return Ok(None);
     };
-    let count = options.rounds() as usize * 3;
+    let count = options.rounds() as usize * TOP_UPS;
     say(&format!("operate: {count} top-ups of a blocked device …"));
-    let mut top_ups = top_ups(count)?;
+    let mut times = Times::default();
+    for _ in 0..options.rounds() {
+        top_ups(&mut times, TOP_UPS)?;
+    }
+    let mut top_ups = times;
     let half = half(options, folder, &kind)?;
     Ok(Some(Figures {
         broker: kind.name(),
@@ -105,8 +111,9 @@ pub(super) fn measure(options: &Options, folder: &Path) -> anyhow::Result<Option
     }))
 }
 
-/// From the start of `simquota-cloud package buy` to the blocked agent's gate being open; real processes all.
-fn top_ups(count: usize) -> anyhow::Result<Times> {
+/// From the start of `simquota-cloud package buy` to the blocked agent's gate being open; real processes all. A world of
+/// its own for each round: a device that is blocked again and again asks more and more seldom.
+fn top_ups(times: &mut Times, count: usize) -> anyhow::Result<()> {
     let program = Mosquitto::find().context("mosquitto is gone")?;
     let world = World::over(Mosquitto::start(&program)?);
     let buy = || world.cloud(&["package", "buy", "--fleet", "buses", "--volume", TOP_UP]);
@@ -114,7 +121,6 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
     let trace = crate::world::steady(3600, OCTETS_A_S);
     let mut device = world.device("tracker-1", &trace, 1, TOP_UP);
     device.start_logging("info,simquota_edge::io::gate=debug");
-    let mut times = Times::default();
     for _ in 0..count {
         device.await_status("to be blocked", |status| {
             status["gate_open"] == false && status["answer_code"] == 4012
@@ -136,17 +142,13 @@ fn top_ups(count: usize) -> anyhow::Result<Times> {
         device.await_status("to use on", |status| status["used"].as_u64() > before);
     }
     world.audit();
-    Ok(times)
+    Ok(())
 }
 
 fn half(options: &Options, folder: &Path, kind: &Kind) -> anyhow::Result<Option<Half>> {
-    for program in ["script", "chrt"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            say(&format!(
-                "NOT MEASURED: top on a terminal; install `{program}` (util-linux)"
-            ));
-            return Ok(None);
-        }
+    if Command::new("script").arg("--version").output().is_err() {
+        say("NOT MEASURED: top on a terminal; install `script` (util-linux)");
+        return Ok(None);
     }
     say(&format!("operate: making {DEVICES} devices …"));
     let template = Template::make(&folder.join("operate"), DEVICES)?;
@@ -274,7 +276,7 @@ impl People {
     fn start(config: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let ours = format!(
-            "exec {IDLE} {} {} --config {}",
+            "exec {BEHIND} {} {} --config {}",
             program.display(),
             child::CLOUD,
             config.display()
