@@ -111,6 +111,17 @@ pub struct Gate {
     pub kind: GateChoice,
     pub command: Vec<String>,
     pub agent_down: AgentDown,
+    pub table: TableKeeping,
+}
+
+/// Who may change the gate's table while the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableKeeping {
+    /// The agent alone, where the kernel has that.
+    Owned,
+    /// Everybody with the right; it is mended.
+    Shared,
 }
 
 /// What becomes of traffic while the agent does not run.

@@ -72,7 +72,7 @@ pub enum Input {
     ZoneChanged(ZoneId),
     /// The device leaves the cloud SIM for another network (S33), which may use the same counter meanwhile.
     LeaveSim,
-    /// The SIM's link is gone, renamed or down, unasked (S5), with the last that its counter showed, if the kernel said.
+    /// The SIM's link is gone or down, unasked (S5), with the last that its counter showed, if the kernel said.
     /// Nothing else uses that counter: if it comes back as the same one, all that it shows is the SIM's. One input, so that
     /// the row that ends here carries the flag; the rest is as with [`Input::LeaveSim`].
     LoseSim(Option<Reading>),
@@ -80,6 +80,11 @@ pub enum Input {
     ReturnSim,
     /// The configuration was read again.
     Tuned(Tuning),
+    /// A commit was made and the gate raised after it. Without such words the armed window follows the grant alone.
+    Synced {
+        /// Milliseconds from the begin of the commit to the raised gate.
+        took_ms: u64,
+    },
     /// The agent is to end in order.
     Shutdown,
     /// A commit failed: what this agent believes is no longer what the store holds. It shuts the gate and does

@@ -50,6 +50,7 @@
 //! | answer, push | by rules R1, R2, R3, R5, R7: accepted, committed, and only then the gate is raised |
 //! | acknowledgement | the mark moves; a gap goes back to it |
 //! | tuned | the configuration was read again: what is asked for, read and synced from now on |
+//! | synced | how long a commit took: the armed window follows it |
 //! | command | applied, committed, acknowledged; a repeat gets the stored outcome |
 //! | connected | status, registration or outstanding request at once, backlog |
 //!
@@ -115,6 +116,7 @@ use meter::Meter;
 use outbox::Outbox;
 use register::Registration;
 use time::Time;
+use window::Pace;
 
 /// The connection to the broker.
 #[derive(Clone, Debug, Default)]
@@ -162,8 +164,9 @@ pub struct Agent {
     /// What the gate had dropped at the last reading, and octets beyond the ceiling then that it may still name.
     dropped_seen: u64,
     beyond_unexplained: u64,
-    /// Octets that are armed at a time.
-    window: u64,
+    /// What the last answer left to use, and how fast that goes: the armed window follows both.
+    granted: u64,
+    pace: Pace,
     /// When the running sample interval ends, and when the meter is read next.
     sample_ms: u64,
     poll_ms: u64,
@@ -238,7 +241,8 @@ impl Agent {
             },
             dropped_seen: 0,
             beyond_unexplained: 0,
-            window: 0,
+            granted: 0,
+            pace: Pace::default(),
             sample_ms: started_ms.saturating_add(sample_ms),
             poll_ms: started_ms,
             started_ms,
@@ -308,6 +312,7 @@ impl Agent {
             }
             Input::ReturnSim => self.on_return(),
             Input::Tuned(tuning) => self.on_tuned(tuning),
+            Input::Synced { took_ms } => self.pace.synced(took_ms),
             Input::Shutdown => self.on_shutdown(),
             Input::StoreFailed => self.stopped = true,
         }

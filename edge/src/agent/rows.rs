@@ -52,6 +52,7 @@ impl Agent {
         let Some(taken) = self.meter.take(reading, moment) else {
             return self.notices.push(Notice::ReadingRefused);
         };
+        self.pace.metered(self.now.mono_ms, self.meter.used());
         let beyond = self.meter.used().beyond(moment.ceiling.max(before));
         self.make_way(reading.dropped, beyond);
         if taken.reset && self.booting {

@@ -283,7 +283,8 @@ impl Agent {
             },
             armed: self.armed(),
             ended: self.state.suspended || (usable && self.nothing_more()),
-            final_unit: match usable && !left && !spent {
+            // With what ends flows, not after it: a flow that is slowed must not be ended before.
+            final_unit: match usable && (!left || self.nothing_more()) && !spent {
                 true => credit.final_unit.clone(),
                 false => None,
             },

@@ -41,6 +41,8 @@ pub struct StatusView {
     pub valid_for_s: Option<u64>,
     /// Up to where it may go without another commit; none where the gate holds nothing.
     pub armed: Option<u64>,
+    /// How much is armed at a time; none where the gate holds nothing.
+    pub window: Option<u64>,
     /// Whether traffic may pass now.
     pub gate_open: bool,
     /// Whether the grant is the last one.
@@ -96,6 +98,7 @@ impl Agent {
                 .valid
                 .map(|valid| valid.until_ms.saturating_sub(self.now.mono_ms) / 1000),
             armed: self.config.armed.then_some(state.armed.0),
+            window: self.config.armed.then(|| self.window()),
             gate_open: self.gate.open,
             final_unit: credit.final_unit.is_some(),
             request: credit.number.0,

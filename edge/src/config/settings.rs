@@ -6,7 +6,9 @@ use simquota_shared::ids::{DeviceId, IdError, Text};
 use simquota_shared::tls::client_config;
 use simquota_shared::units::{Octets, parse_octets};
 
-use super::{AgentDown, Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind};
+use super::{
+    AgentDown, Broker, ClockKind, Config, ConfigError, GateChoice, SourceKind, TableKeeping,
+};
 use crate::agent::AgentConfig;
 use crate::io::channel::{Channel, Order};
 use crate::io::counter::LinkOptions;
@@ -324,6 +326,7 @@ impl Config {
                     direction: self.source.direction,
                     uid: rustix::process::geteuid().as_raw(),
                     port: self.broker.port,
+                    owned: self.gate.table == TableKeeping::Owned,
                 },
                 down: self.gate.agent_down,
             }),

@@ -237,10 +237,16 @@ fn ip_octets(options: &LinkOptions, octets: u64, packets: u64) -> Result<u64, So
 }
 
 /// The 64-bit counters of one Linux interface, read with one netlink question.
+///
+/// It is the interface of the configured name. One that was read stays the same under another name: a counter goes on
+/// when its interface is renamed, and so does the traffic. When another interface takes the name, that one is meant from
+/// then on.
 pub struct LinkSource {
     options: LinkOptions,
     place: Place,
     inquiry: Inquiry,
+    /// The index of the interface that was read last.
+    life: Option<u32>,
     last: Option<Reading>,
     closed: bool,
 }
@@ -261,18 +267,44 @@ impl LinkSource {
             options,
             place,
             inquiry,
+            life: None,
             last: None,
             closed: false,
         })
     }
 
+    /// Goes on with the life that an earlier process metered, also if it has another name by now. Says with which.
+    pub fn follow(&mut self, identity: &Identity) -> Option<u32> {
+        let here = identity.boot_id == self.place.boot_id
+            && identity.namespace == self.place.namespace
+            && identity.name == self.options.interface;
+        self.life = here.then_some(identity.index);
+        self.life
+    }
+
+    /// The interface of the name, or else the one that was read last. One that lost its name to another is read for the
+    /// last time.
+    fn find(&mut self) -> io::Result<Option<Link>> {
+        let named = self.inquiry.link(&self.options.interface)?;
+        let index = named.as_ref().map(|link| link.index);
+        let before = match self.life {
+            Some(life) if index != Some(life) => self.inquiry.link_at(life)?,
+            Some(_) | None => None,
+        };
+        if index.is_some() {
+            self.life = index;
+        }
+        Ok(before.or(named))
+    }
+
     fn ask(&mut self) -> Result<Reading, SourceError> {
+        let found = self.find();
         let name = &self.options.interface;
         let failed = |source| SourceError::Netlink {
             name: name.clone(),
             source,
         };
-        match self.inquiry.link(name).map_err(failed)? {
+        match found.map_err(failed)? {
             Some(link) => self.place.reading(&self.options, &link),
             None => Err(SourceError::NoInterface {
                 name: name.clone(),

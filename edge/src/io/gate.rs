@@ -12,8 +12,11 @@
 
 pub mod command;
 mod kernel;
+mod limits;
 pub mod nft;
+mod program;
 pub mod rules;
+mod watch;
 
 use std::io;
 
@@ -117,6 +120,12 @@ pub enum GateError {
     /// The kernel said no.
     #[error("the kernel refused the gate ({0}): is its table still there?")]
     Kernel(io::Error),
+    /// Another agent's.
+    #[error("the gate's table belongs to a process that runs: end that agent first")]
+    InUse,
+    /// Limits are built on the counts, so they are no limits any more.
+    #[error("somebody else set the counts of the gate's table back: leave its table alone")]
+    SetBack,
 }
 
 /// A gate outside of this process.
@@ -196,6 +205,17 @@ impl Gate {
         }
     }
 
+    /// The meter of the interface of that index was read, after [`Gate::before_reading`]: limits may be built on what was
+    /// counted then.
+    pub fn after_reading(&mut self, index: u32) {
+        let Some(Fence::Nft(gate)) = &mut self.fence else {
+            return;
+        };
+        if let Err(error) = gate.after_reading(index) {
+            self.failed(&error);
+        }
+    }
+
     /// Puts the gate where it belongs after somebody else touched it. It is shut until the next reading.
     pub fn remake(&mut self) {
         let Some(Fence::Nft(gate)) = &mut self.fence else {
@@ -207,6 +227,20 @@ impl Gate {
                 "the gate's table was touched by somebody else and is made again; what passed meanwhile is metered"
             ),
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Takes the gate's table away: from then on nothing is stopped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn take_away(&mut self) -> Result<(), GateError> {
+        match self.fence.take() {
+            Some(Fence::Nft(gate)) => gate.take_away(),
+            other => {
+                self.fence = other;
+                Ok(())
+            }
         }
     }
 

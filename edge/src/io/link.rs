@@ -1,4 +1,5 @@
-//! Watches one interface: up, down, removed.
+//! Watches one interface: up, down, removed. A new name changes nothing, as for the
+//! [counter](super::counter::LinkSource).
 //!
 //! A removal carries the interface's **final** counters (`RTM_DELLINK` has them), so the last octets
 //! before a network switch need no race with a poll. Memory is bounded by the kernel's socket buffer:
@@ -38,7 +39,7 @@ pub enum LinkEvent {
         /// The interface index.
         index: u32,
     },
-    /// It was deleted, renamed or moved to another network namespace.
+    /// It was deleted or moved to another network namespace, or another interface took its name.
     Removed {
         /// The interface index.
         index: u32,
@@ -64,19 +65,22 @@ pub struct LinkWatch {
 impl LinkWatch {
     /// Begins to watch an interface, which need not exist yet. `on_event` is called on a thread of its
     /// own, first with the present state (nothing if the interface does not exist). It may block: then the
-    /// kernel's buffer takes up what comes, and overflows into [`LinkEvent::Resync`].
+    /// kernel's buffer takes up what comes, and overflows into [`LinkEvent::Resync`]. `life` is the index of the
+    /// interface where it is known, because it may have another name by now.
     ///
     /// # Errors
     /// When the kernel can't be asked.
     pub fn begin(
         options: LinkOptions,
+        life: Option<u32>,
         on_event: impl FnMut(LinkEvent) + Send + 'static,
     ) -> Result<LinkWatch, SourceError> {
-        LinkWatch::begin_with(options, None, on_event)
+        LinkWatch::begin_with(options, life, None, on_event)
     }
 
     fn begin_with(
         options: LinkOptions,
+        life: Option<u32>,
         buffer_octets: Option<i32>,
         mut on_event: impl FnMut(LinkEvent) + Send + 'static,
     ) -> Result<LinkWatch, SourceError> {
@@ -98,6 +102,7 @@ impl LinkWatch {
             },
             socket,
             inquiry,
+            life,
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -144,6 +149,8 @@ struct Watch {
     known: Known,
     socket: Socket,
     inquiry: Inquiry,
+    /// What to look for at the start if nothing has the name.
+    life: Option<u32>,
     stop: Arc<OwnedFd>,
 }
 
@@ -194,7 +201,13 @@ impl Watch {
 
     /// Asks for the present state, at the start and after events were lost.
     fn refresh(&mut self, on_event: &mut impl FnMut(LinkEvent)) -> io::Result<()> {
-        let now = self.inquiry.link(&self.known.options.interface)?;
+        let named = self.inquiry.link(&self.known.options.interface)?;
+        let known = self.known.link.map(|(index, _)| index).or(self.life.take());
+        let now = match (named, known) {
+            (Some(link), _) => Some(link),
+            (None, Some(index)) => self.inquiry.link_at(index)?,
+            (None, None) => None,
+        };
         self.known.is(now.as_ref(), on_event);
         Ok(())
     }
@@ -212,8 +225,7 @@ impl Known {
     fn heard(&mut self, link: &Link, removed: bool, on_event: &mut impl FnMut(LinkEvent)) {
         let named = link.name == self.options.interface;
         let known = self.link.is_some_and(|(index, _)| index == link.index);
-        if known && (removed || !named) {
-            // A new name ends it too: the interface of our name is gone.
+        if known && removed {
             self.link = None;
             let last = self.place.reading(&self.options, link);
             if let Err(error) = &last {
@@ -223,7 +235,7 @@ impl Known {
                 index: link.index,
                 last: last.ok(),
             });
-        } else if named && !removed {
+        } else if (known || named) && !removed {
             self.is(Some(link), on_event);
         }
     }

@@ -93,6 +93,19 @@ impl Inquiry {
         }
     }
 
+    /// The link of that index, or `None` if there is none in this network namespace.
+    pub(super) fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
+        // An index of 0 asks for nothing.
+        if index == 0 {
+            return Ok(None);
+        }
+        match self.ask(RTM_GETLINK, &indexed(index), NLM_F_REQUEST, decode) {
+            Ok(links) => Ok(links.into_iter().next()),
+            Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The names of all links, in the kernel's order.
     pub(super) fn names(&mut self) -> io::Result<Vec<String>> {
         Ok(self.links()?.into_iter().map(|link| link.name).collect())
@@ -176,6 +189,15 @@ fn named(name: &str) -> Vec<u8> {
     body.extend(name.as_bytes());
     body.push(0);
     body.resize(LINK_HEADER_OCTETS + octets.next_multiple_of(4), 0);
+    body
+}
+
+/// The body of `RTM_GETLINK` for one link: a link header with its index.
+fn indexed(index: u32) -> Vec<u8> {
+    // Family, padding, and the type of the device come first.
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.resize(LINK_HEADER_OCTETS, 0);
     body
 }
 

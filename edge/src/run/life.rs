@@ -93,6 +93,9 @@ impl Machine {
         if let Some(inputs) = self.metering.next_link_event() {
             return inputs;
         }
+        if let Some(input) = self.take_synced() {
+            return vec![input];
+        }
         let inputs = self.choose_channel(agent);
         if !inputs.is_empty() {
             return inputs;

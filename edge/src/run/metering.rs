@@ -23,6 +23,8 @@ pub(super) struct Metering {
     source: Box<dyn Source>,
     name: String,
     watch: Option<Watch>,
+    /// The index of the interface as it was opened.
+    life: Option<u32>,
     /// Up + down at the last reading.
     counted: Option<u64>,
     /// The last reading, while the life that it is of may go on.
@@ -42,19 +44,26 @@ struct Watch {
 
 impl Metering {
     /// Opens what is to be metered. `bell` is called when the link watch has something.
+    /// `before` is what an earlier process has metered last.
     pub(super) fn open(
         settings: &Settings,
+        before: Option<&Identity>,
         bell: impl Fn() + Send + 'static,
     ) -> Result<Metering, SourceError> {
+        let mut life = None;
         let (source, name, watch): (Box<dyn Source>, _, _) = match &settings.source {
             Metered::Interface { options, wait } => {
                 let mut source = LinkSource::open(options.clone())?;
-                if !wait {
+                let followed = before.map(of_agent).and_then(|it| source.follow(&it));
+                let first = source.read(0);
+                life = match first {
+                    Ok(first) => Some(first.identity.index),
                     // A name that is wrong is told at once, not with the first reading that fails.
-                    source.read(0)?;
-                }
+                    Err(error) if !wait => return Err(error),
+                    Err(_) => None,
+                };
                 let (sender, events) = channel();
-                let thread = LinkWatch::begin(options.clone(), move |event| {
+                let thread = LinkWatch::begin(options.clone(), life.or(followed), move |event| {
                     // The agent ends before its watch does: then nobody wants to know.
                     let _ = sender.send(event);
                     bell();
@@ -80,6 +89,7 @@ impl Metering {
             source,
             name,
             watch,
+            life,
             counted: None,
             last: None,
             error: None,
@@ -203,6 +213,18 @@ impl Metering {
         std::mem::take(&mut self.fresh) && self.source.blocked()
     }
 
+    /// The interface's index, if the last reading was of its counter as it stands: not of one that has ended, nor one
+    /// that failed.
+    pub(super) fn live(&self) -> Option<u32> {
+        let reading = self.last.as_ref()?;
+        (self.error.is_none() && !self.source.finished()).then_some(reading.identity.index)
+    }
+
+    /// The interface's index at the start, where there was one.
+    pub(super) const fn first_life(&self) -> Option<u32> {
+        self.life
+    }
+
     pub(super) const fn counted(&self) -> Option<u64> {
         self.counted
     }
@@ -221,6 +243,17 @@ impl Metering {
 
     pub(super) fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+}
+
+/// What the agent stored, in the counter's words.
+fn of_agent(identity: &Identity) -> counter::Identity {
+    counter::Identity {
+        boot_id: identity.boot_id.as_str().to_owned(),
+        namespace: identity.netns,
+        // No index is larger; 0 is none.
+        index: u32::try_from(identity.index).unwrap_or(0),
+        name: identity.name.as_str().to_owned(),
     }
 }
 
@@ -299,6 +332,7 @@ mod tests {
             source: Box::new(Shown(shown)),
             name: "interface wwan0".to_owned(),
             watch: Some(watch),
+            life: None,
             counted: None,
             last: None,
             error: None,

@@ -47,6 +47,9 @@ pub(super) struct Machine {
     pub(super) hook: SimHook,
     pub(super) hook_error: Option<String>,
     pub(super) channels: Channels,
+    /// When the last commit began, as long as the gate was not raised after it; then how long that took.
+    commit_ms: Option<u64>,
+    synced_ms: Option<u64>,
     channel_watch: Option<ChannelWatch>,
     runtime: Handle,
     lines: u64,
@@ -68,7 +71,9 @@ impl Machine {
             state,
         } = opened;
         store.retain(settings.retention);
-        let mut metering = Metering::open(settings, orders.bell())?;
+        let position = state.as_ref().and_then(|state| state.position.as_ref());
+        let before = position.map(|position| &position.identity);
+        let mut metering = Metering::open(settings, before, orders.bell())?;
         let gate = open_gate(settings, &orders, &mut metering)?;
         let mut post = Post::new(settings.enrolment.clone());
         if let Some(state) = &state {
@@ -80,6 +85,8 @@ impl Machine {
             hook: SimHook::new(settings.sim_hook.clone(), iccid),
             hook_error: None,
             channels: Channels::default(),
+            commit_ms: None,
+            synced_ms: None,
             channel_watch: None,
             orders,
             kept: VecDeque::new(),
@@ -168,19 +175,31 @@ impl Machine {
         inputs
     }
 
+    /// How long it took from a commit to the raised gate, once for each.
+    pub(super) const fn take_synced(&mut self) -> Option<Input> {
+        match self.synced_ms.take() {
+            Some(took_ms) => Some(Input::Synced { took_ms }),
+            None => None,
+        }
+    }
+
     /// Reads the meter, and what the gate has counted just before it.
     pub(super) fn read_meter(&mut self) -> Input {
         let apart = self.gate.before_reading();
-        self.metering.read(clock::monotonic_ms(), apart)
+        let input = self.metering.read(clock::monotonic_ms(), apart);
+        if let Some(index) = self.metering.live() {
+            self.gate.after_reading(index);
+        }
+        input
     }
 
     /// After an orderly end nobody raises the gate any more: should traffic pass then, the gate goes.
     pub(super) fn leave_gate(&mut self) {
         if let GateSettings::Nft {
-            place,
             down: AgentDown::Allow,
+            ..
         } = &self.settings.gate
-            && let Err(error) = crate::io::gate::nft::remove(place)
+            && let Err(error) = self.gate.take_away()
         {
             tracing::warn!(%error, "the gate's table was not taken away");
         }
@@ -246,12 +265,13 @@ fn open_gate(
     orders: &Orders,
     metering: &mut Metering,
 ) -> Result<Gate, RunError> {
+    let life = metering.first_life();
     let source = metering.source();
     Ok(match &settings.gate {
         GateSettings::Observe => Gate::shut(GateKind::Observe, source),
         GateSettings::Trace => Gate::shut(GateKind::Trace, source),
         GateSettings::Nft { place, .. } => {
-            let gate = NftGate::open(place.clone(), orders.gate())?;
+            let gate = NftGate::open(place.clone(), life, orders.gate())?;
             Gate::in_kernel(gate, source)
         }
         GateSettings::Command(program) => {
@@ -284,6 +304,7 @@ impl World for Machine {
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let begun_ms = clock::monotonic_ms();
         self.store()?.commit(&commit)?;
         // Durable before anything is sealed with it: an agent that forgot a rotation would be refused.
         self.post.rotate_to(commit.state.key_generation);
@@ -296,11 +317,17 @@ impl World for Machine {
             tracing::warn!(%error, "epoch and used total were not mirrored; a store that is lost now loses more");
         }
         self.mirror_failed = failed;
+        self.commit_ms = Some(begun_ms);
         Ok(())
     }
 
     fn raise(&mut self, gate: &GateState, used: Octets) -> Result<(), StoreError> {
         self.set_gate(gate, used);
+        if let Some(begun_ms) = self.commit_ms.take() {
+            let took_ms = clock::monotonic_ms().saturating_sub(begun_ms);
+            // What is left of a millisecond counts as one.
+            self.synced_ms = Some(took_ms.saturating_add(1));
+        }
         Ok(())
     }
 

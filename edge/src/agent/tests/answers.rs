@@ -303,6 +303,27 @@ fn what_is_slow_beyond_the_last_grant_ends_at_the_stop_and_leaves_the_connect_bu
 }
 
 #[test]
+fn what_applies_beyond_the_last_grant_begins_with_the_last_packet_that_does_not_fit() {
+    let mut bench = Bench::new();
+    bench.connect();
+    bench.register();
+    let throttle = Some(FinalAction::Throttle(8_000));
+    let last = CreditAnswer {
+        final_unit: throttle.clone(),
+        ..answer(&bench.last_request(), 10_000, bench.cloud_now())
+    };
+    bench.give(Input::Credit(last));
+    assert_eq!(
+        (bench.gate().ended, bench.gate().final_unit.clone()),
+        (false, None)
+    );
+    bench.use_octets(9_000, 0);
+    // A gate that ends flows before it slows them would leave none to be slowed.
+    assert!(bench.gate().open && bench.gate().ended);
+    assert_eq!(bench.gate().final_unit, throttle);
+}
+
+#[test]
 fn the_last_grant_says_so_and_what_applies_then() {
     let mut bench = Bench::new();
     bench.connect();

@@ -1,41 +1,41 @@
-//! Quotas and counters of a table in the kernel, over nfnetlink: read, set in place, and watched.
+//! Quotas, counters and sets of a table in the kernel, over nfnetlink: read, and set in place.
 //!
-//! Only what is done while traffic flows is here: five small messages. The rules themselves are made by the `nft`
+//! Only what is done while traffic flows is here: a few small messages. The rules themselves are made by the `nft`
 //! program (see [`rules`](super::rules)), once at the start and after somebody else flushed them. So neither a process
 //! is started for each grant, nor is a second compiler of rules built into the agent.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, NlasIterator};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::netlink::{await_answer, damaged, messages, receive, refused, wait_for_either};
+use super::super::netlink::{await_answer, damaged, messages, receive, refused};
 
 /// Numbers of `linux/netfilter/nfnetlink.h` and `linux/netfilter/nf_tables.h`: kernel ABI, fixed.
 const NFPROTO_INET: u8 = 1;
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
-const DELCHAIN: u16 = 5;
-const NEWRULE: u16 = 6;
-const DELRULE: u16 = 8;
-const NEWOBJ: u16 = 18;
+pub(super) const NEWTABLE: u16 = 0;
+pub(super) const DELTABLE: u16 = 2;
+pub(super) const NEWSETELEM: u16 = 12;
+pub(super) const DELSETELEM: u16 = 14;
+pub(super) const NEWOBJ: u16 = 18;
 const GETOBJ: u16 = 19;
-const DELOBJ: u16 = 20;
-const GROUP: u32 = 7;
 /// In a message about an object; the table's name is number 1 in messages about all other things too.
-const ATTR_TABLE: u16 = 1;
+pub(super) const ATTR_TABLE: u16 = 1;
 const ATTR_NAME: u16 = 2;
 const ATTR_TYPE: u16 = 3;
 const ATTR_DATA: u16 = 4;
+const TABLE_FLAGS: u16 = 2;
+const OWNER: u32 = 2;
+const PERSIST: u32 = 4;
+/// In a message about a set's elements.
+const ELEMENTS: u16 = 3;
+const ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const KEY_VALUE: u16 = 1;
 const QUOTA_BYTES: u16 = 1;
 const QUOTA_FLAGS: u16 = 2;
 const QUOTA_CONSUMED: u16 = 4;
@@ -43,8 +43,12 @@ const COUNTER_BYTES: u16 = 1;
 /// `over`: matches what goes beyond the quota.
 const QUOTA_OVER: u32 = 1;
 const NESTED: u16 = 0x8000;
-const NFGEN_OCTETS: usize = 4;
-const ENOBUFS: i32 = 105;
+/// The family, the version, and a number: before the attributes of each message.
+pub(super) const NFGEN_OCTETS: usize = 4;
+
+const ENOENT: i32 = 2;
+const EINVAL: i32 = 22;
+const EOPNOTSUPP: i32 = 95;
 
 /// The kernel keeps quotas in a signed number: more than this is no limit.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64;
@@ -69,6 +73,45 @@ impl Kind {
         match self {
             Kind::Counter => COUNTER_BYTES,
             Kind::Quota => QUOTA_CONSUMED,
+        }
+    }
+}
+
+/// A change of a table.
+enum Change<'a> {
+    Limit {
+        quota: &'a str,
+        octets: u64,
+    },
+    Empty {
+        set: &'a str,
+    },
+    Include {
+        set: &'a str,
+        index: u32,
+    },
+    /// Makes the table, or takes it over.
+    Table {
+        flags: u32,
+    },
+    Remove,
+}
+
+impl Change<'_> {
+    const fn flags(&self) -> u16 {
+        match self {
+            Change::Limit { .. } | Change::Empty { .. } | Change::Remove => 0,
+            Change::Include { .. } | Change::Table { .. } => NLM_F_CREATE,
+        }
+    }
+
+    const fn message(&self) -> u16 {
+        match self {
+            Change::Limit { .. } => NEWOBJ,
+            Change::Empty { .. } => DELSETELEM,
+            Change::Include { .. } => NEWSETELEM,
+            Change::Table { .. } => NEWTABLE,
+            Change::Remove => DELTABLE,
         }
     }
 }
@@ -135,45 +178,76 @@ impl Objects {
 
     /// Sets the limits of quotas, all at once. What they have counted stays.
     pub(super) fn limit(&mut self, limits: &[(&str, u64)]) -> io::Result<()> {
+        let changes = limits.iter().map(|(name, octets)| Change::Limit {
+            quota: name,
+            octets: *octets,
+        });
+        self.change(&changes.collect::<Vec<_>>())
+    }
+
+    /// Empties sets, all at once.
+    pub(super) fn empty(&mut self, sets: &[&str]) -> io::Result<()> {
+        let changes = sets.iter().map(|set| Change::Empty { set });
+        self.change(&changes.collect::<Vec<_>>())
+    }
+
+    /// Makes this interface the only one of a set.
+    pub(super) fn replace_index(&mut self, set: &str, index: u32) -> io::Result<()> {
+        self.change(&[Change::Empty { set }, Change::Include { set, index }])
+    }
+
+    /// Makes the table, empty, so that it outlives whoever owns it. Says whether the kernel can do that (Linux 6.9).
+    pub(super) fn make_lasting(&mut self) -> io::Result<bool> {
+        match self.change(&[Change::Table { flags: PERSIST }]) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(EOPNOTSUPP | EINVAL)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes over a lasting table that nobody owns. It is free again when this is dropped.
+    pub(super) fn own(&mut self) -> io::Result<()> {
+        let flags = OWNER | PERSIST;
+        self.change(&[Change::Table { flags }])
+    }
+
+    /// Takes the table away. Says whether there was one.
+    pub(super) fn remove(&mut self) -> io::Result<bool> {
+        match self.change(&[Change::Remove]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name of the table.
+    pub(super) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Makes changes: all of them, or none.
+    fn change(&mut self, changes: &[Change<'_>]) -> io::Result<()> {
+        if changes.is_empty() {
+            // Nothing would be answered.
+            return Ok(());
+        }
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
-        message(
-            &mut bytes,
-            BATCH_BEGIN,
-            NLM_F_REQUEST,
-            first,
-            SUBSYSTEM,
-            |_| {},
-        );
+        let begin = NLM_F_REQUEST;
+        message(&mut bytes, BATCH_BEGIN, begin, first, SUBSYSTEM, |_| {});
         self.sequence = first;
-        for (name, octets) in limits {
+        for change in changes {
             self.sequence = self.sequence.wrapping_add(1);
-            let flags = NLM_F_REQUEST | NLM_F_ACK;
-            message(
-                &mut bytes,
-                kind_of(NEWOBJ),
-                flags,
-                self.sequence,
-                0,
-                |body| {
-                    self.name(body, Kind::Quota, name);
-                    nested(body, ATTR_DATA, |data| {
-                        attribute(data, QUOTA_BYTES, &(*octets).min(UNLIMITED).to_be_bytes());
-                        attribute(data, QUOTA_FLAGS, &QUOTA_OVER.to_be_bytes());
-                    });
-                },
-            );
+            let flags = NLM_F_REQUEST | NLM_F_ACK | change.flags();
+            let kind = kind_of(change.message());
+            message(&mut bytes, kind, flags, self.sequence, 0, |body| {
+                self.describe(body, change);
+            });
         }
         let last = self.sequence;
         self.sequence = self.sequence.wrapping_add(1);
-        message(
-            &mut bytes,
-            BATCH_END,
-            NLM_F_REQUEST,
-            self.sequence,
-            SUBSYSTEM,
-            |_| {},
-        );
+        let end = self.sequence;
+        message(&mut bytes, BATCH_END, begin, end, SUBSYSTEM, |_| {});
         self.socket.send(&bytes, 0)?;
         loop {
             await_answer(&self.socket)?;
@@ -195,136 +269,44 @@ impl Objects {
         }
     }
 
+    fn describe(&self, body: &mut Vec<u8>, change: &Change<'_>) {
+        match change {
+            Change::Limit { quota, octets } => {
+                self.name(body, Kind::Quota, quota);
+                nested(body, ATTR_DATA, |data| {
+                    attribute(data, QUOTA_BYTES, &(*octets).min(UNLIMITED).to_be_bytes());
+                    attribute(data, QUOTA_FLAGS, &QUOTA_OVER.to_be_bytes());
+                });
+            }
+            // All of its elements, where none is named.
+            Change::Empty { set } => {
+                attribute(body, ATTR_TABLE, &text(&self.table));
+                attribute(body, ATTR_NAME, &text(set));
+            }
+            Change::Table { flags } => {
+                attribute(body, ATTR_TABLE, &text(&self.table));
+                attribute(body, TABLE_FLAGS, &flags.to_be_bytes());
+            }
+            Change::Remove => attribute(body, ATTR_TABLE, &text(&self.table)),
+            Change::Include { set, index } => {
+                attribute(body, ATTR_TABLE, &text(&self.table));
+                attribute(body, ATTR_NAME, &text(set));
+                nested(body, ELEMENTS, |list| {
+                    nested(list, ELEMENT, |element| {
+                        nested(element, ELEMENT_KEY, |key| {
+                            attribute(key, KEY_VALUE, &index.to_ne_bytes());
+                        });
+                    });
+                });
+            }
+        }
+    }
+
     fn name(&self, body: &mut Vec<u8>, kind: Kind, name: &str) {
         attribute(body, ATTR_TABLE, &text(&self.table));
         attribute(body, ATTR_NAME, &text(name));
         attribute(body, ATTR_TYPE, &kind.number().to_be_bytes());
     }
-}
-
-/// What happened to the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableEvent {
-    /// One of its quotas is used up.
-    Depleted,
-    /// Somebody else removed or changed a part of it.
-    Disturbed,
-    /// It is not watched any more.
-    Failed,
-}
-
-/// Whose changes are not news: the ports of our own sockets and of the `nft` that we started.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ours(Arc<Mutex<VecDeque<u32>>>);
-
-impl Ours {
-    pub(super) fn add(&self, port: u32) {
-        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Enough for the agent's own socket and for every nft whose events are still under way.
-        if ports.len() >= 16 {
-            ports.remove(1);
-        }
-        ports.push_back(port);
-    }
-
-    fn has(&self, port: u32) -> bool {
-        let ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.contains(&port)
-    }
-}
-
-/// Watches a table until it is dropped.
-pub(super) struct TableWatch {
-    stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl TableWatch {
-    /// `on_event` is called on a thread of its own.
-    pub(super) fn begin(
-        table: &str,
-        ours: Ours,
-        mut on_event: impl FnMut(TableEvent) + Send + 'static,
-    ) -> io::Result<TableWatch> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.add_membership(GROUP)?;
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let table = text(table);
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("gate".to_owned())
-            .spawn(move || {
-                if watch(&socket, &stopped, &table, &ours, &mut on_event).is_err() {
-                    on_event(TableEvent::Failed);
-                }
-            })?;
-        Ok(TableWatch {
-            stop,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for TableWatch {
-    fn drop(&mut self) {
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn watch(
-    socket: &Socket,
-    stop: &OwnedFd,
-    table: &[u8],
-    ours: &Ours,
-    on_event: &mut impl FnMut(TableEvent),
-) -> io::Result<()> {
-    let mut buffer = Vec::new();
-    loop {
-        if wait_for_either(socket, stop)? {
-            return Ok(());
-        }
-        match receive(socket, &mut buffer) {
-            // Only the kernel is believed.
-            Ok(0) => {}
-            Ok(_) => continue,
-            // Events were lost: whatever they were, looking again finds it.
-            Err(error) if error.raw_os_error() == Some(ENOBUFS) => {
-                on_event(TableEvent::Disturbed);
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        let mut found = None;
-        for message in messages(&buffer) {
-            let message = message?;
-            if ours.has(message.port_number()) || !of_table(message.payload(), table) {
-                continue;
-            }
-            match message.message_type() ^ (SUBSYSTEM << 8) {
-                NEWOBJ => found = found.or(Some(TableEvent::Depleted)),
-                DELTABLE | NEWCHAIN | DELCHAIN | NEWRULE | DELRULE | DELOBJ => {
-                    found = Some(TableEvent::Disturbed);
-                }
-                _ => {}
-            }
-        }
-        if let Some(event) = found {
-            on_event(event);
-        }
-    }
-}
-
-fn of_table(payload: &[u8], table: &[u8]) -> bool {
-    let mut attributes = NlasIterator::new(payload.get(NFGEN_OCTETS..).unwrap_or(&[]));
-    // The family is no help: a depletion names the packet's, not the table's.
-    attributes.any(|attribute| {
-        attribute
-            .is_ok_and(|attribute| attribute.kind() == ATTR_TABLE && attribute.value() == table)
-    })
 }
 
 /// What an object has counted, out of the kernel's description of it.
@@ -350,7 +332,7 @@ const fn kind_of(message: u16) -> u16 {
 }
 
 /// A name with the zero that ends it.
-fn text(name: &str) -> Vec<u8> {
+pub(super) fn text(name: &str) -> Vec<u8> {
     let mut octets = name.as_bytes().to_vec();
     octets.push(0);
     octets

@@ -1,11 +1,21 @@
-//! The gate's table, as text for the `nft` program.
+//! The gate's table, as text for the `nft` program: commands that add to a table that is there, because only the kernel
+//! itself can be asked for one that stays ours (see [`nft`](super::nft)).
 //!
 //! Everything that the SIM's interface carries, sent, received and forwarded, is counted by the quota `ceiling`; what
 //! goes beyond it is let through only for a reason, and then counted by the quota `allowance`. `half` does nothing but
 //! say, by the kernel's event, that it is time for another reading.
 //!
+//! A quota goes on counting what it refuses. So the first packet that it refuses puts its family into a set (`shut`,
+//! `spent`), and what is in there never comes to the quota again until the set is emptied. The counters `passed` and
+//! `refused` (`allowed` and `overdrawn` for the allowance) split what a quota has counted; the order of the rules
+//! matters: a packet counts as passed only after it did, and as refused only after the set has its family. See
+//! [`nft`](super::nft) for what follows from that.
+//!
 //! What is dropped on its way in was delivered by the SIM and is metered; `delivered` counts it, so that it is not
 //! taken for the agent's own traffic and does not eat the allowance.
+//!
+//! The SIM's interface is the one of the configured name, so that a new one is fenced before anybody has heard of it,
+//! and the one of the index in `lives`, so that the one that is metered stays fenced under another name.
 //!
 //! A new table begins shut: all its quotas are 0.
 
@@ -17,6 +27,23 @@ use crate::io::counter::Direction;
 /// The bits of the connection mark that are ours: the agent's connection, and names and time.
 const MARK_OWN: u32 = 0x1000_0000;
 const MARK_AUX: u32 = 0x2000_0000;
+
+/// All counters.
+const COUNTERS: [&str; 7] = [
+    "own",
+    "stopped",
+    "delivered",
+    "passed",
+    "refused",
+    "allowed",
+    "overdrawn",
+];
+
+/// Interfaces that `lives` has room for: one, and one more while they change.
+const LIVES_MAX: u32 = 4;
+
+/// The largest packet that the kernel makes for a card to cut up.
+const SEGMENT_OCTETS: u32 = 64 * 1024;
 
 /// What passes beyond the ceiling besides the agent's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,86 +68,147 @@ pub struct Place {
     pub uid: u32,
     /// The broker's port. The agent's own traffic is that user's to that port.
     pub port: u16,
+    /// Nobody else may change the table while the agent runs, where the kernel has that.
+    pub owned: bool,
 }
 
 impl Place {
-    /// The name of the table: one for each interface, so that two agents do not meet.
+    /// The names of the table: of this interface alone, so that two agents do not meet. There are two, so that a new one
+    /// can be made beside the present one, which goes only then.
     #[must_use]
-    pub fn table(&self) -> String {
+    pub fn tables(&self) -> [String; 2] {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let interface: String = self.interface.chars().map(plain).collect();
-        format!("simquota_{interface}")
+        [
+            format!("simquota_{interface}"),
+            format!("simquota_{interface}_2"),
+        ]
     }
 
-    /// The whole table, replacing one of that name in the same transaction.
-    pub(super) fn rules(&self, beyond: &Beyond) -> String {
-        let table = self.table();
-        let name = quoted(&self.interface);
-        let mut text = format!(
-            "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
-             quota ceiling {{ over 0 bytes }}\nquota half {{ over 0 bytes }}\n\
-             quota allowance {{ over 0 bytes }}\nquota cut {{ over {limit} bytes }}\n\
-             counter own {{ }}\ncounter stopped {{ }}\ncounter delivered {{ }}\n\
-             chain noted {{\niifname {name} counter name \"delivered\"\ncounter name \"stopped\"\n}}\n\
-             chain held_up {{\njump noted\ndrop\n}}\n\
-             chain ended {{\njump noted\nreject with tcp reset\n}}\n\
-             chain allowed {{\nquota name \"allowance\" goto held_up\naccept\n}}\n\
-             chain beyond {{\n{beyond}}}\n\
-             chain metered {{\nct mark and {MARK_OWN} == {MARK_OWN} counter name \"own\"\n\
-             quota name \"half\"\nquota name \"ceiling\" goto beyond\n}}\n",
-            limit = super::kernel::UNLIMITED,
-            beyond = beyond_rules(beyond),
-        );
-        let marks = format!(
-            "oifname {name} meta skuid {uid} tcp dport {port} ct mark set ct mark or {MARK_OWN}\n\
-             oifname {name} udp dport {{ 53, 67, 123, 547 }} ct mark set ct mark or {MARK_AUX}\n\
-             oifname {name} tcp dport 53 ct mark set ct mark or {MARK_AUX}\n",
-            uid = self.uid,
-            port = self.port,
-        );
-        let (sent, received) = match self.direction {
-            Direction::Both => (true, true),
-            Direction::Tx => (true, false),
-            Direction::Rx => (false, true),
-        };
-        let sent = match sent {
-            true => format!("oifname {name} jump metered\n"),
-            false => String::new(),
-        };
-        let received = match received {
-            true => format!("iifname {name} jump metered\n"),
-            false => String::new(),
-        };
-        for (hook, rules) in [
-            ("output", format!("{marks}{sent}")),
-            ("input", received.clone()),
-            ("forward", format!("{received}{sent}")),
+    /// All that is in a table, which is empty. `life` is the index of the interface, where one is known.
+    pub(super) fn rules(&self, table: &str, beyond: &Beyond, life: Option<u32>) -> String {
+        let mut text = String::new();
+        for (quota, octets) in [
+            ("ceiling", 0),
+            ("half", 0),
+            ("allowance", 0),
+            ("cut", super::kernel::UNLIMITED),
         ] {
-            // Past the filters of others: what they drop never reached the SIM.
             let _ = writeln!(
                 text,
-                "chain {hook}_sim {{\ntype filter hook {hook} priority 10\npolicy accept\n{rules}}}"
+                "add quota inet {table} {quota} {{ over {octets} bytes }}"
             );
         }
-        text.push_str("}\n");
+        for counter in COUNTERS {
+            let _ = writeln!(text, "add counter inet {table} {counter}");
+        }
+        for set in ["shut", "spent"] {
+            let _ = writeln!(
+                text,
+                "add set inet {table} {set} {{ type nf_proto; flags dynamic; size 4; }}"
+            );
+        }
+        let _ = writeln!(
+            text,
+            "add set inet {table} lives {{ type iface_index; size {LIVES_MAX}; }}"
+        );
+        if let Some(index) = life {
+            let _ = writeln!(text, "add element inet {table} lives {{ {index} }}");
+        }
+        let chains = self.chains(beyond);
+        // A chain is there before a rule leads to it.
+        for (chain, hook, _) in &chains {
+            let _ = writeln!(text, "add chain inet {table} {chain} {hook}");
+        }
+        for (chain, _, rules) in &chains {
+            text.push_str(&in_chain(table, chain, rules));
+        }
         text
     }
 
-    /// Only what passes beyond the ceiling, anew.
-    pub(super) fn rules_beyond(&self, beyond: &Beyond) -> String {
-        let table = self.table();
-        format!(
-            "flush chain inet {table} beyond\ntable inet {table} {{\nchain beyond {{\n{}}}\n}}\n",
-            beyond_rules(beyond)
-        )
+    /// Each chain: its name, where it hangs, its rules.
+    fn chains(&self, beyond: &Beyond) -> Vec<(&'static str, String, String)> {
+        let name = quoted(&self.interface);
+        let (uid, port) = (self.uid, self.port);
+        let plain = |chain, rules: &str| (chain, String::new(), rules.to_owned());
+        let marks = format!("oif @lives jump marks\noifname {name} jump marks\n");
+        let (sent, received) = match self.direction {
+            Direction::Both => ("jump sent\n", "jump received\n"),
+            Direction::Tx => ("jump sent\n", ""),
+            Direction::Rx => ("", "jump received\n"),
+        };
+        let mut chains = vec![
+            plain("noted_in", "counter name delivered\ncounter name stopped"),
+            plain(
+                "noted",
+                &format!(
+                    "iif @lives goto noted_in\niifname {name} goto noted_in\ncounter name stopped"
+                ),
+            ),
+            plain("held_up", "jump noted\ndrop"),
+            plain("ended", "jump noted\nreject with tcp reset"),
+            plain(
+                "overdraw",
+                "add @spent { meta nfproto }\ncounter name overdrawn\ngoto held_up",
+            ),
+            plain(
+                "allowed",
+                "meta nfproto @spent goto held_up\nquota name allowance goto overdraw\ncounter name allowed\naccept",
+            ),
+            plain("beyond", &beyond_rules(beyond)),
+            plain(
+                "closing",
+                "add @shut { meta nfproto }\ncounter name refused\ngoto beyond",
+            ),
+            plain(
+                "metered",
+                &format!(
+                    "ct mark and {MARK_OWN} == {MARK_OWN} counter name own\n\
+                     meta nfproto @shut goto beyond\nquota name half\n\
+                     quota name ceiling goto closing\ncounter name passed"
+                ),
+            ),
+            plain(
+                "marks",
+                &format!(
+                    "meta skuid {uid} tcp dport {port} ct mark set ct mark or {MARK_OWN}\n\
+                     udp dport {{ 53, 67, 123, 547 }} ct mark set ct mark or {MARK_AUX}\n\
+                     tcp dport 53 ct mark set ct mark or {MARK_AUX}"
+                ),
+            ),
+            plain(
+                "sent",
+                &format!("oif @lives goto metered\noifname {name} goto metered"),
+            ),
+            plain(
+                "received",
+                &format!("iif @lives goto metered\niifname {name} goto metered"),
+            ),
+        ];
+        for (chain, hook, rules) in [
+            ("output_sim", "output", format!("{marks}{sent}")),
+            ("input_sim", "input", received.to_owned()),
+            ("forward_sim", "forward", format!("{received}{sent}")),
+        ] {
+            // Past the filters of others: what they drop never reached the SIM.
+            let hook = format!("{{ type filter hook {hook} priority 10; policy accept; }}");
+            chains.push((chain, hook, rules));
+        }
+        chains
     }
 
-    /// Takes the table away, if there is one.
-    #[must_use]
-    pub fn rules_removed(&self) -> String {
-        let table = self.table();
-        format!("table inet {table}\ndelete table inet {table}\n")
+    /// Only what passes beyond the ceiling, anew.
+    pub(super) fn rules_beyond(&self, table: &str, beyond: &Beyond) -> String {
+        let rules = in_chain(table, "beyond", &beyond_rules(beyond));
+        format!("flush chain inet {table} beyond\n{rules}")
     }
+}
+
+fn in_chain(table: &str, chain: &str, rules: &str) -> String {
+    rules.lines().fold(String::new(), |mut text, rule| {
+        let _ = writeln!(text, "add rule inet {table} {chain} {rule}");
+        text
+    })
 }
 
 fn beyond_rules(beyond: &Beyond) -> String {
@@ -142,11 +230,17 @@ fn beyond_rules(beyond: &Beyond) -> String {
             }
         }
         Beyond::Rate(octets) => {
-            let _ = writeln!(rules, "limit rate {octets} bytes/second goto allowed");
+            // A flow that is to be slow must live: what is too much is dropped, never reset. A large segment of the
+            // kernel's has to fit in, or nothing of such a flow would ever pass.
+            let _ = write!(
+                rules,
+                "limit rate over {octets} bytes/second burst {SEGMENT_OCTETS} bytes goto held_up\ngoto allowed\n"
+            );
+            return rules;
         }
     }
     // A flow whose grant is merely late loses packets; one whose grant is used up is ended, so that the far end stops.
-    rules.push_str("meta l4proto tcp quota name \"cut\" goto ended\ngoto held_up\n");
+    rules.push_str("meta l4proto tcp quota name cut goto ended\ngoto held_up\n");
     rules
 }
 

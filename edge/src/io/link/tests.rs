@@ -87,7 +87,7 @@ fn options(interface: &str) -> LinkOptions {
 
 fn watch(interface: &str) -> (LinkWatch, Receiver<LinkEvent>) {
     let (tx, rx) = channel();
-    let watch = LinkWatch::begin(options(interface), move |event| {
+    let watch = LinkWatch::begin(options(interface), None, move |event| {
         let _ = tx.send(event);
     })
     .unwrap();
@@ -151,7 +151,7 @@ fn a_removed_interface_gives_its_final_counters_to_the_octet() {
 }
 
 #[test]
-fn a_recreated_or_renamed_interface_is_another_one() {
+fn a_recreated_interface_is_another_one_and_a_renamed_one_is_not() {
     let Some(pair) = Pair::make("link re-creation", 'c') else {
         return;
     };
@@ -159,13 +159,22 @@ fn a_recreated_or_renamed_interface_is_another_one() {
     let LinkEvent::Down { index: first } = next(&events) else {
         panic!("a new interface is down");
     };
+    let mut source = LinkSource::open(options(&pair.a)).unwrap();
+    let before = source.read(0).unwrap();
     ip(&format!("link set {} name {}x", pair.a, pair.a)).unwrap();
+    assert_eq!(source.read(0).unwrap(), before, "it is the same");
+    // For those who were told where to look, it is so from the start.
+    let mut later = LinkSource::open(options(&pair.a)).unwrap();
+    assert!(later.read(0).is_err(), "nothing has the name");
+    assert_eq!(later.follow(&before.identity), Some(first));
+    assert_eq!(later.read(0).unwrap(), before);
+    ip(&format!("link del {}x", pair.a)).unwrap();
     let LinkEvent::Removed { index, last } = next(&events) else {
-        panic!("a renamed interface is gone");
+        panic!("only now it is gone");
     };
     assert_eq!(index, first);
     assert!(last.is_some());
-    ip(&format!("link del {}x", pair.a)).unwrap();
+    assert!(source.read(0).is_err());
     ip(&format!(
         "link add {} type veth peer name {}",
         pair.a, pair.b
@@ -175,6 +184,22 @@ fn a_recreated_or_renamed_interface_is_another_one() {
         panic!("it exists again");
     };
     assert_ne!(first, second);
+    assert_eq!(source.read(0).unwrap().identity.index, second);
+}
+
+#[test]
+fn an_interface_that_lost_its_name_to_another_is_read_once_more() {
+    let Some(pair) = Pair::make("link exchange", 'e') else {
+        return;
+    };
+    let mut source = LinkSource::open(options(&pair.a)).unwrap();
+    let first = source.read(0).unwrap().identity.index;
+    ip(&format!("link set {} name {}x", pair.a, pair.a)).unwrap();
+    let other = format!("{}y", pair.b);
+    ip(&format!("link add {} type veth peer name {other}", pair.a)).unwrap();
+    assert_eq!(source.read(0).unwrap().identity.index, first);
+    assert_ne!(source.read(0).unwrap().identity.index, first);
+    ip(&format!("link del {other}")).unwrap();
 }
 
 #[test]
@@ -185,7 +210,7 @@ fn lost_events_are_reported_and_the_present_state_follows() {
     let (tx, events) = channel();
     let (go, gone) = channel::<()>();
     let mut blocked = true;
-    let _watch = LinkWatch::begin_with(options(&pair.a), Some(1), move |event| {
+    let _watch = LinkWatch::begin_with(options(&pair.a), None, Some(1), move |event| {
         let _ = tx.send(event);
         if std::mem::take(&mut blocked) {
             // The consumer hangs until the storm is over.
@@ -283,6 +308,31 @@ fn a_removal_meters_as_configured_and_is_told_once() {
         panic!("{events:?}");
     };
     assert_eq!((last.up, last.down), (2000, 1000));
+}
+
+#[test]
+fn a_renamed_interface_goes_on_until_another_has_its_name() {
+    let events = story(&[
+        (link(5, "wwan0", true), false),
+        (link(5, "other0", true), false),
+        (link(5, "other0", false), false),
+        (link(5, "other0", true), false),
+        (link(6, "wwan0", true), false),
+        (link(5, "other0", false), false),
+    ]);
+    assert_eq!(
+        events,
+        [
+            LinkEvent::Up { index: 5 },
+            LinkEvent::Down { index: 5 },
+            LinkEvent::Up { index: 5 },
+            LinkEvent::Removed {
+                index: 5,
+                last: None
+            },
+            LinkEvent::Up { index: 6 },
+        ]
+    );
 }
 
 #[test]
