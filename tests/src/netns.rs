@@ -3,11 +3,16 @@
 //! They are made by a test and gone when it ends. The far end reaches brokers of this process through a relay, because
 //! a socket belongs to the namespace that it was made in, whoever uses it later.
 
+mod load;
+mod modem;
 mod second;
+mod site;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +23,11 @@ use anyhow::{Context as _, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
+use crate::process::{LIMIT, await_fact};
+
+pub use load::{Ended, Flood, bulk};
 pub use second::{BROKER_IP, OTHER};
+pub use site::{Site, Wanted, number};
 
 /// The interface of the SIM, in the device.
 pub const SIM: &str = "wwan0";
@@ -29,8 +38,42 @@ pub const DEVICE_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// See [`DEVICE_IP`].
 pub const FAR_IP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
-/// A receiver that hears nothing for so long takes it for the end.
-const SILENCE: Duration = Duration::from_secs(5);
+/// The same over IPv6: see [`Lab::plug_ipv6`].
+pub const DEVICE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x5117, 0, 0, 0, 0, 0, 1);
+/// See [`DEVICE_IP6`].
+pub const FAR_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x5117, 0, 0, 0, 0, 0, 2);
+
+/// Which internet protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6; see [`Lab::plug_ipv6`].
+    V6,
+}
+
+impl Family {
+    /// The device's address.
+    #[must_use]
+    pub const fn device(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::V4(DEVICE_IP),
+            Family::V6 => IpAddr::V6(DEVICE_IP6),
+        }
+    }
+
+    /// The far end's.
+    #[must_use]
+    pub const fn far(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::V4(FAR_IP),
+            Family::V6 => IpAddr::V6(FAR_IP6),
+        }
+    }
+}
+
+/// The kernel's own chatter is over when there was none for so long.
+const QUIET: Duration = Duration::from_millis(1_500);
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -198,6 +241,39 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives both ends an IPv6 address. Each knows the other's link address, so nobody has to ask for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug_ipv6(&self) -> anyhow::Result<()> {
+        let ends = [
+            (&self.device, SIM, DEVICE_IP6, FAR_IP6),
+            (&self.far, FAR, FAR_IP6, DEVICE_IP6),
+        ];
+        let mut link_addresses = Vec::new();
+        for (namespace, link, address, _) in ends {
+            namespace.ip(&format!("addr add {address}/64 dev {link} nodad"))?;
+            let shown: Value =
+                serde_json::from_str(&namespace.ip(&format!("-j link show dev {link}"))?)?;
+            let address = shown.get(0).and_then(|link| link.get("address")?.as_str());
+            link_addresses.push(address.context("a link has an address")?.to_owned());
+        }
+        for ((namespace, link, _, other), address) in
+            ends.into_iter().zip(link_addresses.iter().rev())
+        {
+            namespace.ip(&format!(
+                "neigh replace {other} lladdr {address} dev {link} nud permanent"
+            ))?;
+        }
+        // The kernel tells its routers which groups it listens to, and repeats it within a second.
+        let mut last = None;
+        await_fact(LIMIT, "the kernel to be silent", || {
+            std::thread::sleep(QUIET);
+            let now = self.far.octets(FAR).ok();
+            (std::mem::replace(&mut last, now) == now).then_some(())
+        })
+    }
+
     /// Takes it away.
     ///
     /// # Errors
@@ -211,20 +287,30 @@ impl Lab {
     /// # Errors
     /// When the port can't be taken.
     pub fn relay(&self, to: u16) -> anyhow::Result<u16> {
-        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        self.relay_over(Family::V4, to)
+    }
+
+    /// The same over that family.
+    ///
+    /// # Errors
+    /// When the port can't be taken.
+    pub fn relay_over(&self, family: Family, to: u16) -> anyhow::Result<u16> {
+        let at = (family.far(), 0);
+        let listener = self.far.within(|| Ok(TcpListener::bind(at)?))?;
         let port = listener.local_addr()?.port();
         pass_on_from(listener, to);
         Ok(port)
     }
 
-    /// Counts what passes the gate on the SIM, both ways, but for traffic of `port` and the ends of flows: a table of
-    /// our own, behind all others.
+    /// Counts what passes the gate on the SIM, both ways, but for what passes on the allowance: traffic of `port`, the
+    /// ends of flows, neighbours. A table of our own, behind all others.
     ///
     /// # Errors
     /// When it is refused.
     pub fn witness(&self, port: u16) -> anyhow::Result<()> {
         let counted = format!(
-            "tcp dport {port} accept\ntcp sport {port} accept\ntcp flags & rst == rst accept\ncounter name passed\n"
+            "tcp dport {port} accept\ntcp sport {port} accept\ntcp flags & rst == rst accept\n\
+             icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept\ncounter name passed\n"
         );
         self.device.nft(&format!(
             "table inet witness {{\ncounter passed {{ }}\nchain counted {{\n{counted}}}\n\
@@ -258,11 +344,34 @@ impl Lab {
     /// # Errors
     /// When nothing passes.
     pub fn connect(&self) -> anyhow::Result<(TcpStream, TcpStream)> {
-        let listener = self.far.within(|| Ok(TcpListener::bind((FAR_IP, 0))?))?;
+        self.connect_over(Family::V4)
+    }
+
+    /// The same over that family.
+    ///
+    /// # Errors
+    /// When nothing passes.
+    pub fn connect_over(&self, family: Family) -> anyhow::Result<(TcpStream, TcpStream)> {
+        let at = (family.far(), 0);
+        let listener = self.far.within(|| Ok(TcpListener::bind(at)?))?;
         let address: SocketAddr = listener.local_addr()?;
         let near = self.device.within(|| Ok(TcpStream::connect(address)?))?;
         let (far, from) = listener.accept()?;
-        anyhow::ensure!(from.ip() == IpAddr::V4(DEVICE_IP));
+        anyhow::ensure!(from.ip() == family.device());
+        Ok((near, far))
+    }
+
+    /// A socket for packets at each end.
+    ///
+    /// # Errors
+    /// When there is no such address.
+    pub fn sockets(&self, family: Family) -> anyhow::Result<(UdpSocket, UdpSocket)> {
+        let near = self
+            .device
+            .within(|| Ok(UdpSocket::bind((family.device(), 0))?))?;
+        let far = self
+            .far
+            .within(|| Ok(UdpSocket::bind((family.far(), 0))?))?;
         Ok((near, far))
     }
 }
@@ -289,59 +398,4 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
-}
-
-/// Sends until the connection breaks or `octets` are sent, on a thread of its own; returns how much the other end got
-/// and how each end ended.
-pub fn bulk(from: TcpStream, to: TcpStream, octets: u64) -> thread::JoinHandle<Ended> {
-    thread::spawn(move || {
-        let sender = thread::spawn(move || send(from, octets));
-        let received = receive(to);
-        Ended {
-            received: received.0,
-            receiver: received.1,
-            sender: sender.join().unwrap_or(None),
-        }
-    })
-}
-
-/// How a bulk transfer ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Octets of payload that arrived.
-    pub received: u64,
-    /// What the receiver's socket said last; none is an orderly end.
-    pub receiver: Option<io::ErrorKind>,
-    /// The same for the sender's.
-    pub sender: Option<io::ErrorKind>,
-}
-
-fn send(mut to: TcpStream, octets: u64) -> Option<io::ErrorKind> {
-    // A flow that the gate cut without a word must not hold up the test for ever.
-    let _ = to.set_write_timeout(Some(SILENCE));
-    let block = [0x55_u8; 16 * 1024];
-    let mut left = octets;
-    while left > 0 {
-        let part = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
-        match to.write(block.get(..part).unwrap_or(&block)) {
-            Ok(sent) => left = left.saturating_sub(sent as u64),
-            Err(error) => return Some(error.kind()),
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-    None
-}
-
-fn receive(mut from: TcpStream) -> (u64, Option<io::ErrorKind>) {
-    // The gate tells the end that sends; one that only listens hears nothing more.
-    let _ = from.set_read_timeout(Some(SILENCE));
-    let mut block = [0_u8; 16 * 1024];
-    let mut received = 0_u64;
-    loop {
-        match from.read(&mut block) {
-            Ok(0) => return (received, None),
-            Ok(octets) => received = received.saturating_add(octets as u64),
-            Err(error) => return (received, Some(error.kind())),
-        }
-    }
 }

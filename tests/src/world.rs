@@ -20,7 +20,7 @@ use crate::process::{Child, LIMIT, await_fact};
 
 /// The program that is the service and the agent, by its first argument: this one if it proves or measures, else the demo that
 /// is built beside every test.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     if this
         .file_stem()
