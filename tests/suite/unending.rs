@@ -87,8 +87,6 @@ fn without_an_agent(down: bool) {
     let wanted = Wanted {
         volume: "5MB",
         want: "5 MB",
-        // What is delivered while an answer is under way must not silence the agent.
-        grant: "allowance = \"2 MB\"\n",
         ..Wanted::default()
     };
     let Some(mut site) = Site::start("tracker-x", &wanted) else {

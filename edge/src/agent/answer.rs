@@ -2,7 +2,7 @@
 
 use simquota_shared::code::Code;
 use simquota_shared::message::{CreditAnswer, Kind, Reason};
-use simquota_shared::units::Push;
+use simquota_shared::units::{Octets, Push};
 
 use super::Agent;
 use super::credit::Validity;
@@ -81,8 +81,10 @@ impl Agent {
         self.asking.sent = None;
         let before = self.remaining();
         if !matches!(kind, Kind::Update) {
-            // The cut has made room for any value: the answer's stop holds as it is.
-            self.state.credit.stop = answer.stop;
+            // The cut has made room for any value: the answer's stop holds as it is. It was reckoned from the cut, and what
+            // was delivered and dropped since is no reason for the agent to fall silent.
+            let moved = self.moved_since_cut;
+            self.state.credit.stop = Octets(answer.stop.0.saturating_add(moved));
         }
         self.asking.valid = match kind {
             // Everything was given back, there is nothing that could be valid.

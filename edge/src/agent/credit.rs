@@ -253,6 +253,7 @@ impl Agent {
             _ => 0,
         });
         let returned = self.give_up();
+        self.moved_since_cut = 0;
         self.request(kind, reason, returned);
         match kind {
             Kind::Final => {

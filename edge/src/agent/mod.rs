@@ -164,6 +164,8 @@ pub struct Agent {
     /// What the gate had dropped at the last reading, and octets beyond the ceiling then that it may still name.
     dropped_seen: u64,
     beyond_unexplained: u64,
+    /// How far the stop moved along with those octets since the last cut.
+    moved_since_cut: u64,
     /// What the last answer left to use, and how fast that goes: the armed window follows both.
     granted: u64,
     pace: Pace,
@@ -241,6 +243,7 @@ impl Agent {
             },
             dropped_seen: 0,
             beyond_unexplained: 0,
+            moved_since_cut: 0,
             granted: 0,
             pace: Pace::default(),
             sample_ms: started_ms.saturating_add(sample_ms),

@@ -86,6 +86,7 @@ impl Agent {
         self.dropped_seen = dropped;
         let moved = since.min(beyond.saturating_add(self.beyond_unexplained));
         self.beyond_unexplained = beyond.saturating_sub(moved);
+        self.moved_since_cut = self.moved_since_cut.saturating_add(moved);
         for stop in [&mut self.state.credit.stop, &mut self.budget.stop] {
             if *stop > Octets::ZERO {
                 *stop = Octets(stop.0.saturating_add(moved));

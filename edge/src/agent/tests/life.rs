@@ -295,6 +295,26 @@ fn what_the_gate_dropped_while_no_agent_ran_does_not_eat_the_allowance() {
 }
 
 #[test]
+fn what_is_delivered_while_an_answer_is_under_way_does_not_eat_the_allowance() {
+    let mut bench = Bench::open(100_000);
+    bench.restart();
+    bench.connect();
+    bench.register();
+    // The cloud reckons from the used total of the request.
+    let request = bench.last_request();
+    bench.dropped = 50_000;
+    bench.use_octets(0, 50_000);
+    bench.give(Input::Credit(answer(&request, 10_000, bench.cloud_now())));
+    assert_eq!(bench.gate().stop, Octets(10_000 + 20_000 + 50_000));
+    // Another cut, another reckoning.
+    bench.wait_s(2);
+    bench.give(Input::ZoneChanged("abroad".parse().unwrap()));
+    let request = bench.last_request();
+    bench.give(Input::Credit(answer(&request, 60_000, bench.cloud_now())));
+    assert_eq!(bench.gate().stop, Octets(60_000 + 20_000));
+}
+
+#[test]
 fn a_will_is_told_from_a_newer_status() {
     let mut bench = Bench::new();
     assert_eq!(bench.agent.next_connection(), 1);
