@@ -251,6 +251,9 @@ impl<'a> Walk<'a> {
 ///
 /// With `[version]` the array begins with [`WIRE_VERSION`](crate::WIRE_VERSION); version 0 is refused, a higher
 /// one is read as far as it is known. Elements past the last field are ignored.
+///
+/// Fields after a `;` came later and may be left out: they are `None` in an array that ends before them, and an array
+/// ends after the last that is there. So what was written before they came reads, and hashes, as it did.
 #[macro_export]
 macro_rules! wire {
     (@version version) => { Some($crate::WIRE_VERSION) };
@@ -259,12 +262,14 @@ macro_rules! wire {
         $(#[$meta:meta])*
         pub struct $name:ident $([$version:ident])? {
             $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)+
+            $(; $($(#[$tail_meta:meta])* pub $tail:ident: $tail_type:ty,)+)?
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
         pub struct $name {
             $($(#[$field_meta])* pub $field: $type,)+
+            $($($(#[$tail_meta])* pub $tail: Option<$tail_type>,)+)?
         }
 
         impl serde::Serialize for $name {
@@ -272,11 +277,23 @@ macro_rules! wire {
                 use serde::ser::SerializeTuple as _;
                 let version: Option<u64> = $crate::wire!(@version $($version)?);
                 let fields = [$(stringify!($field)),+].len() + usize::from(version.is_some());
-                let mut array = serializer.serialize_tuple(fields)?;
+                let tail: &[bool] = &[$($(self.$tail.is_some()),+)?];
+                let tail = tail.iter().rposition(|there| *there).map_or(0, |last| last + 1);
+                let mut array = serializer.serialize_tuple(fields + tail)?;
                 if let Some(version) = version {
                     array.serialize_element(&version)?;
                 }
                 $(array.serialize_element(&self.$field)?;)+
+                $(
+                    let mut left = tail;
+                    $(
+                        if left > 0 {
+                            array.serialize_element(&self.$tail)?;
+                            left -= 1;
+                        }
+                    )+
+                    let _ = left;
+                )?
                 array.end()
             }
         }
@@ -305,8 +322,11 @@ macro_rules! wire {
                                 .next_element()?
                                 .ok_or_else(|| A::Error::custom(concat!(stringify!($field), " is missing")))?;
                         )+
+                        $($(
+                            let $tail: Option<$tail_type> = array.next_element::<Option<$tail_type>>()?.flatten();
+                        )+)?
                         while array.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                        Ok($name { $($field,)+ })
+                        Ok($name { $($field,)+ $($($tail,)+)? })
                     }
                 }
                 deserializer.deserialize_seq(Fields)

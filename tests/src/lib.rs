@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod demo;
 pub mod device;
 pub mod disk;
+pub mod late;
 pub mod missing;
 pub mod netns;
 pub mod port;

@@ -7,7 +7,8 @@
 //! - a device is charged exactly what it reported, in order and once; what it is charged, packages, debt or nobody else
 //!   paid;
 //! - what a device may use beyond its position is set aside for it while its lease runs;
-//! - a repeat is answered, moves nothing and leaves no entry.
+//! - a repeat is answered, moves nothing and leaves no entry;
+//! - what came late is said to be late, to the octet, and after what.
 //!
 //! Ten thousand cases; more with `PROPTEST_CASES=1000000 cargo test --release -p simquota-tests auditor`. A failure is
 //! shrunk to a short story.
@@ -29,6 +30,7 @@ use simquota_shared::message::{
 };
 use simquota_shared::topic::{Down, Topic};
 use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq, UnixMillis};
+use simquota_tests::late::Lateness;
 
 const DEVICES: usize = 3;
 const ZONES: [&str; 2] = ["home", "roam"];
@@ -133,6 +135,7 @@ struct World {
     last_command: Option<(FleetCommand, Vec<u8>)>,
     bought: BTreeMap<String, (u64, u64)>,
     sums: Sums,
+    lateness: Lateness,
     devices: Vec<Device>,
     said: Vec<Outgoing>,
 }
@@ -175,6 +178,7 @@ impl World {
             last_command: None,
             bought: BTreeMap::new(),
             sums: Sums::default(),
+            lateness: Lateness::default(),
             devices: Vec::new(),
             said: Vec::new(),
         };
@@ -214,6 +218,7 @@ impl World {
         self.said = std::mem::take(&mut turn.outgoing);
         for entry in &entries {
             self.sums.add(entry);
+            assert_eq!(self.lateness.follow(entry), None);
         }
         self.journal += entries.len();
         (result, entries.len())

@@ -14,6 +14,7 @@
 //! | `credit` | rules R1-R7: release, reserve, answer |
 //! | `shelf` | which packages pay, how much is granted |
 //! | `usage` | debits by position, overrun, late usage, debt |
+//! | `late` | what of a debit came late, and after what |
 //! | `room` | what limits of the day and the month leave |
 //! | `purchase` | packages bought: debt, uncovered stretches, pushes |
 //! | `prelude` | what stands before a package's use: its begin, permitted overage |
@@ -29,6 +30,7 @@ mod alarm;
 mod calendar;
 mod command;
 mod credit;
+mod late;
 mod plan;
 mod prelude;
 mod purchase;

@@ -108,6 +108,7 @@ impl Turn<'_> {
             ended_s: ended(batch),
             from_segments,
             unsure: Octets(news.unsure),
+            late: self.late(axis, batch.total),
         });
         self.record(Subject::Device(id.clone()), cause, moves)?;
         self.unsure(id, batch, &news)?;

@@ -11,10 +11,11 @@ use super::account::{Account, Move, Pocket};
 use super::entry::{Cause, Entry, Subject};
 use crate::charging::{number, optional, text, value_map};
 
-/// The columns of a row, in the order of a table.
-pub const COLUMNS: [&str; 18] = [
+/// The columns of a row, in the order of a table. `up`, `down`, `flags`, `late` and `late_after` are of the whole entry:
+/// how much was used, and how much of it came late and after what (`lease`, `end`, `final`).
+pub const COLUMNS: [&str; 20] = [
     "entry", "row", "at", "cause", "fleet", "device", "epoch", "first", "last", "up", "down",
-    "zone", "ended_s", "flags", "unit", "from", "to", "amount",
+    "zone", "ended_s", "flags", "unit", "from", "to", "amount", "late", "late_after",
 ];
 
 /// The rows of an entry; none where octets were only set aside or came back unused. `fleet_of` says whose a device
@@ -54,6 +55,7 @@ fn one(entry: &Entry, fleet: Option<&FleetId>, row: u64, movement: &Move) -> Val
         Cause::Usage(usage) => Some(usage),
         _ => None,
     };
+    let late = usage.and_then(|usage| usage.late.as_ref());
     let epoch = match &entry.cause {
         Cause::Usage(usage) => Some(usage.epoch),
         Cause::Closed(closed) => Some(closed.epoch),
@@ -89,6 +91,11 @@ fn one(entry: &Entry, fleet: Option<&FleetId>, row: u64, movement: &Move) -> Val
         ("from", Value::Text(movement.from.name())),
         ("to", Value::Text(movement.to.name())),
         ("amount", number(movement.octets.value())),
+        ("late", optional(late, |late| number(late.octets.value()))),
+        (
+            "late_after",
+            optional(late, |late| Value::Text(late.names())),
+        ),
     ])
 }
 

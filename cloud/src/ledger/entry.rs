@@ -20,7 +20,10 @@ use simquota_shared::{wire, wire_enum};
 use super::account::Move;
 
 mod estate;
+mod late;
 mod rule;
+
+pub use late::{Late, after};
 
 pub use estate::{
     BulkBegan, BulkPart, BulkWent, Decommissioned, Replaced, Replaces, SimAssigned, SimReleased,
@@ -271,6 +274,9 @@ wire! {
         pub from_segments: Octets,
         /// Octets declared as possibly used and not metered.
         pub unsure: Octets,
+        ;
+        /// What of the debit came late; none: nothing.
+        pub late: Late,
     }
 }
 

@@ -9,7 +9,7 @@ use simquota_shared::units::Octets;
 
 use super::Ledger;
 use super::account::{Account, Move, Pocket, Slot};
-use super::entry::{AccessChange, Cause, Entry, Limit, Subject, reason};
+use super::entry::{AccessChange, Cause, Entry, Limit, Subject, Usage, reason};
 
 /// The event that an entry is; none for most.
 ///
@@ -148,6 +148,7 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
                 ("epoch", number(usage.epoch.value())),
                 ("last", number(usage.last.value())),
                 ("octets", number(owed(&entry.moves).value())),
+                ("late", number(late_octets(usage))),
             ]),
         ),
         Cause::Usage(usage) if usage.flags & flag::OVERRUN != 0 => (
@@ -156,6 +157,21 @@ fn what(entry: &Entry) -> Option<(&'static str, Value)> {
                 ("epoch", number(usage.epoch.value())),
                 ("last", number(usage.last.value())),
                 ("total", number(usage.total.value())),
+                ("late", number(late_octets(usage))),
+            ]),
+        ),
+        Cause::Usage(Usage {
+            epoch,
+            last,
+            late: Some(late),
+            ..
+        }) => (
+            "late",
+            value_map([
+                ("epoch", number(epoch.value())),
+                ("last", number(last.value())),
+                ("octets", number(late.octets.value())),
+                ("after", Value::Text(late.names())),
             ]),
         ),
         Cause::Lapsed(lapsed) => (
@@ -202,6 +218,11 @@ fn suspicion(reason: &str) -> &'static str {
         "second-serial" | "second-store" | "superseded-epoch" | "too-many-epochs" => "two-devices",
         _ => "suspicious",
     }
+}
+
+/// Octets that came late.
+fn late_octets(usage: &Usage) -> u64 {
+    usage.late.as_ref().map_or(0, |late| late.octets.value())
 }
 
 /// Octets that no package covered.

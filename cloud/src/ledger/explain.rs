@@ -7,7 +7,9 @@ use simquota_shared::trace;
 use simquota_shared::units::{Octets, human};
 
 use super::account::{Account, Move, Pocket, Slot};
-use super::entry::{AccessChange, AccessChanged, Cause, Credit, Entry, Segment, Usage};
+use super::entry::{
+    AccessChange, AccessChanged, Cause, Credit, Entry, Late, Segment, Usage, after,
+};
 
 mod estate;
 mod rule;
@@ -263,7 +265,24 @@ fn usage_words(usage: &Usage, moves: &[Move]) -> String {
             words.push_str(&format!(" [{name}]"));
         }
     }
+    if let Some(late) = &usage.late {
+        words.push_str(&format!(" [{}]", late_words(late)));
+    }
     words
+}
+
+/// For example `late: 1.00 kB after the lease, after the package's end`.
+fn late_words(late: &Late) -> String {
+    let after: Vec<&str> = [
+        (after::LEASE, "after the lease"),
+        (after::END, "after the package's end"),
+        (after::FINAL, "after the device was done"),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| late.after & bit != 0)
+    .map(|(_, words)| words)
+    .collect();
+    format!("late: {} {}", human(late.octets), after.join(", "))
 }
 
 fn from_packages(segments: &[Segment]) -> String {

@@ -16,6 +16,7 @@ use super::cloud::fleet;
 use super::device::Body;
 use super::plan::MINUTE;
 use super::run::Simulation;
+use crate::late::Lateness;
 
 /// Who was to pay for which position: kept from what was said, not from what the ledger keeps.
 #[derive(Clone, Debug, Default)]
@@ -270,7 +271,8 @@ impl Simulation {
     pub(super) fn check_entries(&mut self, before: usize) {
         let mut wrong = None;
         for entry in self.cloud.journal.get(before..).unwrap_or_default() {
-            wrong = wrong.or_else(|| self.positions.follow(entry));
+            let (positions, late) = (self.positions.follow(entry), self.late.follow(entry));
+            wrong = wrong.or(positions).or(late);
         }
         if let Some(what) = wrong {
             self.fail(what);
@@ -279,6 +281,7 @@ impl Simulation {
 
     pub(super) fn forget_positions(&mut self) {
         self.positions = Positions::default();
+        self.late = Lateness::default();
         self.check_entries(0);
     }
 

@@ -21,6 +21,7 @@ use super::mutant::Mutant;
 use super::plan::{DAY, HOUR, MINUTE, Plan, Size};
 use super::plot::Trace;
 use super::story::Story;
+use crate::late::Lateness;
 
 /// How long the world may take to come to rest: longer than the slowest timer.
 const REST: u64 = 2 * DAY;
@@ -138,6 +139,7 @@ pub(super) struct Simulation {
     pub(super) unsettled: BTreeSet<usize>,
     pub(super) restored: bool,
     pub(super) positions: Positions,
+    pub(super) late: Lateness,
 }
 
 /// Runs one seed to its end.
@@ -181,6 +183,7 @@ pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bo
         unsettled: BTreeSet::new(),
         restored: false,
         positions: Positions::default(),
+        late: Lateness::default(),
         dice,
         rules: Dice::new(seed.wrapping_add(0x0072_756c_6573)),
     };

@@ -13,6 +13,7 @@ mod answers;
 mod bulk;
 mod commands;
 mod estate;
+mod late;
 mod limits;
 mod money;
 mod packages;
