@@ -353,6 +353,7 @@ impl At<'_> {
         Ok(Rules {
             grant_min,
             grant_max,
+            target_s: self.within("grant.target_s", grant.target_s, 0, year_s)?,
             validity_min_s,
             allowance: self.octets("grant.allowance", &grant.allowance)?,
             hold_s: grant.hold_s,

@@ -8,149 +8,18 @@ use simquota_cloud::io::keys::KeyFolder;
 use simquota_shared::code::Code;
 use simquota_shared::codec::{decode, encode};
 use simquota_shared::envelope::{Key, Kid, Received, seal};
-use simquota_shared::ids::{Iccid, KeyId, Text, ZoneId};
-use simquota_shared::message::{
-    CreditAnswer, CreditRequest, FleetCommand, FleetReply, Kind, Reason, RegisterAnswer,
-    RegisterRequest, UsageAck, UsageBatch,
-};
-use simquota_shared::topic::{Down, Up};
-use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq, UnixMillis};
+use simquota_shared::ids::{KeyId, Text};
+use simquota_shared::message::{CreditAnswer, FleetCommand, FleetReply, Kind, Reason};
+use simquota_shared::topic::Down;
+use simquota_shared::units::{Octets, UnixMillis};
 
 use crate::broker::client::Client;
-use crate::hand::{Hand, answer};
+use crate::flow::Flow;
+use crate::hand::answer;
 use crate::world::World;
 
-const EPOCH: Epoch = Epoch(5);
 const COMMANDS: &str = "csim/v1/f/buses/command";
 const REPLIES: &str = "csim/v1/f/buses/reply/buses-manager";
-
-/// One device of a fleet, with what it said so far.
-struct Flow {
-    world: World,
-    hand: Hand,
-    client: Client,
-    iccid: Iccid,
-    number: u64,
-    seq: u64,
-    used: u64,
-}
-
-impl Flow {
-    /// The service, and a device that has registered.
-    async fn start() -> Self {
-        let world = World::start();
-        let hand = Hand::of(&world.device("flow-1", "0,0,0\n", 1, "1 MB"));
-        let (mut client, _) = Client::connect(&world.broker, "flow").await;
-        client.subscribe("csim/v1/d/flow-1/down/+").await;
-        let request = RegisterRequest {
-            epoch: EPOCH,
-            boot: Boot(1),
-            serial: Text::clipped("s-1"),
-            model: Text::clipped("hand"),
-            firmware: Text::clipped("1"),
-            capabilities: Vec::new(),
-            iccid: None,
-            closes: None,
-        };
-        client.send(
-            &hand.up(Up::Register),
-            false,
-            hand.sealed(Up::Register, &request),
-        );
-        let (registered, _): (RegisterAnswer, _) = answer(&mut client, &hand, Down::Register).await;
-        Self {
-            iccid: registered.sim.unwrap().iccid,
-            world,
-            hand,
-            client,
-            number: 0,
-            seq: 0,
-            used: 0,
-        }
-    }
-
-    /// A credit request and its answer: a CCR and its CCA.
-    async fn ccr(&mut self, kind: Kind, want: u64, reason: Reason) -> CreditAnswer {
-        self.number += 1;
-        let request = CreditRequest {
-            epoch: EPOCH,
-            number: RequestNumber(self.number),
-            kind,
-            used: Octets(self.used),
-            want: Octets(want),
-            reason,
-            zone: ZoneId::home(),
-            held: None,
-        };
-        let octets = self.hand.sealed(Up::Credit, &request);
-        self.client.send(&self.hand.up(Up::Credit), false, octets);
-        let (found, _): (CreditAnswer, _) =
-            answer(&mut self.client, &self.hand, Down::Credit).await;
-        assert_eq!(found.number, request.number, "it answers this request");
-        found
-    }
-
-    /// Reports octets: a Used-Service-Unit.
-    async fn uses(&mut self, octets: u64) {
-        self.seq += 1;
-        self.used += octets;
-        let batch = UsageBatch {
-            epoch: EPOCH,
-            boot: Boot(1),
-            iccid: self.iccid.clone(),
-            zone: ZoneId::home(),
-            first: Seq(self.seq),
-            clock: 0,
-            t0: 5,
-            interval_s: 60,
-            total: Octets(self.used),
-            dt: Vec::new(),
-            up: vec![0],
-            down: vec![octets],
-            own: Vec::new(),
-            flags: Vec::new(),
-            spans: Vec::new(),
-            unsure: Vec::new(),
-        };
-        let octets = self.hand.sealed(Up::Usage, &batch);
-        self.client.send(&self.hand.up(Up::Usage), false, octets);
-        let (ack, _): (UsageAck, _) = answer(&mut self.client, &self.hand, Down::Usage).await;
-        assert_eq!((ack.mark, ack.total), (Seq(self.seq), Octets(self.used)));
-    }
-
-    /// Buys for the device.
-    fn buys(&self, package: &str, volume: &str) {
-        self.world.cloud(&[
-            "package",
-            "buy",
-            "--device",
-            "flow-1",
-            "--fleet",
-            "buses",
-            "--volume",
-            volume,
-            "--package",
-            package,
-        ]);
-    }
-
-    /// Available, reserved, used, credited of a package.
-    fn balance(&self, package: &str) -> (u64, u64, u64, u64) {
-        let rows = self
-            .world
-            .cloud(&["package", "list", "--fleet", "buses"])
-            .remove(0);
-        let row = rows
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|row| row["package"] == package)
-            .unwrap()
-            .clone();
-        let of = |name: &str| row[name].as_u64().unwrap();
-        (of("available"), of("reserved"), of("used"), of("credited"))
-    }
-}
 
 /// A.1: the user logs on, uses, the quota is renewed, the user logs off; what was granted and not used comes back.
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +42,37 @@ async fn a1_log_on_use_renew_log_off() {
     assert_eq!((off.code, off.ceiling), (Code::SUCCESS, Octets(2_600_000)));
     assert_eq!(off.valid_until, None, "no session is left");
     assert_eq!(flow.balance("p"), (7_400_000, 0, 2_600_000, 0));
+    flow.world.audit();
+}
+
+/// A.3 and A.4: the balance is checked, which reserves nothing; then the event is debited directly.
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_a4_balance_check_then_direct_debit() {
+    let mut flow = Flow::start().await;
+    flow.buys("p", "10MB");
+    let checked = flow.ccr(Kind::Initial, 0, Reason::BOOT).await;
+    assert_eq!(
+        (checked.code, checked.ceiling, checked.balance),
+        (Code::SUCCESS, Octets(0), Octets(10_000_000)),
+        "CHECK_BALANCE: there is credit, and nothing is set aside"
+    );
+    assert_eq!(flow.balance("p"), (10_000_000, 0, 0, 0));
+    let shown = flow.world.cloud(&["balance", "--fleet", "buses"]).remove(0);
+    assert_eq!(shown["packages"][0]["available"], 10_000_000);
+    let debit = [
+        "package", "debit", "p", "--fleet", "buses", "--volume", "3MB", "--why", "a message", "--id",
+        "message-1",
+    ];
+    let once = flow.world.cloud(&debit);
+    assert_eq!(flow.balance("p"), (7_000_000, 0, 3_000_000, 0));
+    assert_eq!(flow.world.cloud(&debit), once, "debited once");
+    assert_eq!(flow.balance("p"), (7_000_000, 0, 3_000_000, 0));
+    let (_, code, said) = flow.world.command(&[
+        "package", "debit", "p", "--fleet", "buses", "--volume", "8MB", "--why", "too much",
+    ]);
+    assert_eq!(code, 1, "what is not there is not debited");
+    assert!(said.contains("7"), "{said}");
+    assert_eq!(flow.balance("p"), (7_000_000, 0, 3_000_000, 0));
     flow.world.audit();
 }
 
@@ -263,7 +163,8 @@ async fn a8_empty_account_top_up() {
         (Code::SUCCESS, Octets(5_000_000))
     );
     let going_on = flow.ccr(Kind::Update, 5_000_000, Reason::FORCED).await;
-    assert_eq!(going_on.ceiling, Octets(10_000_000));
+    // Who renews gets at most half of what is left.
+    assert_eq!(going_on.ceiling, Octets(7_500_000));
     flow.world.audit();
 }
 

@@ -11,14 +11,14 @@ use simquota_shared::message::{CreditAnswer, CreditRequest, FinalAction, Kind, P
 use simquota_shared::topic::Down;
 use simquota_shared::units::{Octets, Push, UnixMillis};
 
-use super::room::Room;
-use super::shelf::{Bounds, Shelf, within_policy};
+use super::shelf::Shelf;
+use super::size::Wish;
 use super::usage::{Sums, pocket};
 use super::{Turn, Verdict, encoded};
 use crate::ledger::account::{Move, Pocket};
 use crate::ledger::chain::digest;
 use crate::ledger::device::{Axis, Device, Last};
-use crate::ledger::entry::{Cause, Credit, Pushed, Segment, Subject};
+use crate::ledger::entry::{By, Cause, Credit, Pushed, Segment, Size, Subject};
 use crate::ledger::{Broken, total};
 
 /// A decision on a request, before it is written down.
@@ -34,6 +34,7 @@ struct Plan {
     lease_until: UnixMillis,
     balance: Octets,
     released: bool,
+    size: Option<Size>,
 }
 
 /// What a request is, seen from the last decision (rule R5).
@@ -212,10 +213,33 @@ impl Turn<'_> {
         let suspended = self.is_suspended(device);
         let denied = suspended || request.kind == Kind::Final;
         let room = self.room(device, axis, kept, &released, &appended);
-        let granted = if denied {
-            Vec::new()
+        let in_hand = if continues {
+            axis.ceiling.beyond(position)
         } else {
-            shelf.grant(self.bounds(device, request.want, &room))
+            0
+        };
+        let (granted, why) = if denied {
+            (Vec::new(), None)
+        } else {
+            let pace = if device.is_refused() {
+                device.pace.resumed(self.now)
+            } else {
+                device.pace
+            };
+            let used = Octets(position.beyond(axis.charged));
+            let wish = Wish {
+                want: request.want,
+                in_hand,
+                renews: continues,
+                pace: pace.after(used, self.now),
+            };
+            let (bounds, why) = self.bounds(device, &wish, &room, &shelf);
+            let (granted, less) = shelf.grant(bounds);
+            let why = Size {
+                by: less.unwrap_or(why.by),
+                ..why
+            };
+            (granted, Some(why))
         };
         let size = total(&granted)?;
         appended.extend(granted);
@@ -260,13 +284,14 @@ impl Turn<'_> {
             renew_below: if last_unit || denied {
                 Octets::ZERO
             } else {
-                Octets(ceiling.beyond(position) / 5)
+                renew_below(ceiling.beyond(position), in_hand, request.want)
             },
             final_unit: last_unit.then(|| self.rules.final_action.clone()),
             valid_until,
             lease_until,
             balance: Octets(shelf.left()),
             released: !released.is_empty(),
+            size: why.filter(|_| size > Octets::ZERO),
         })
     }
 
@@ -306,30 +331,6 @@ impl Turn<'_> {
             });
         }
         filled
-    }
-
-    fn bounds(&self, device: &Device, want: Octets, room: &Room) -> Bounds {
-        let index = &self.ledger.index;
-        let members = index
-            .members
-            .get(&device.fleet)
-            .map_or(1, |members| members.len() as u64);
-        let holds = device.axis().is_some_and(Axis::has_lease);
-        let leased = index.leased.get(&device.fleet).copied().unwrap_or_default();
-        // Who has nothing yet shares with those who have nothing either: when all ask at once, the last one gets what
-        // is left and nothing stays behind. Who has a grant leaves as much for each of the others.
-        let sharers = if holds {
-            members
-        } else {
-            members.saturating_sub(leased)
-        };
-        Bounds {
-            octets: within_policy(self.rules, want).min(room.all),
-            pool_octets: room.pool,
-            sharers,
-            share_min: self.rules.grant_min.value(),
-            validity_min_s: self.rules.validity_min_s,
-        }
     }
 
     /// R4: a decision sets validity and lease together. The lease is twice the validity (RFC 8506, 13).
@@ -419,6 +420,7 @@ impl Turn<'_> {
             lease_until: plan.lease_until,
             final_unit: plan.final_unit,
             answer: simquota_shared::message::ops::Blob(payload.clone()),
+            size: plan.size,
         });
         self.record(Subject::Device(id.clone()), cause, plan.moves)?;
         self.say(id, kid, Down::Credit, payload, true);
@@ -485,16 +487,27 @@ impl Turn<'_> {
         // A device whose last request only reported may still be shown its new volume.
         let kept = Octets(axis.ceiling.beyond(axis.charged));
         let room = self.room(device, axis, kept, &[], &[]);
-        let mut bounds = self.bounds(device, last.want.max(self.rules.grant_min), &room);
-        if let Some(most) = most {
-            bounds.octets = bounds.octets.min(most);
+        let position = axis.charged.max(last.used);
+        let wish = Wish {
+            want: last.want.max(self.rules.grant_min),
+            in_hand: axis.ceiling.beyond(position),
+            renews: false,
+            // It stood still, or was about to: how fast it went before that is what counts.
+            pace: device.pace.resumed(self.now),
+        };
+        let (mut bounds, mut why) = self.bounds(device, &wish, &room, &shelf);
+        if let Some(most) = most
+            && most < bounds.octets
+        {
+            bounds.octets = most;
+            why.by = By::Push;
         }
-        let granted = shelf.grant(bounds);
+        let (granted, less) = shelf.grant(bounds);
+        why.by = less.unwrap_or(why.by);
         let size = total(&granted)?;
         if size == Octets::ZERO {
             return Ok(false);
         }
-        let position = axis.charged.max(last.used);
         let base = axis.ceiling.max(position);
         let mut appended = Vec::new();
         let missing = base.beyond(axis.ceiling.max(axis.charged));
@@ -522,7 +535,7 @@ impl Turn<'_> {
             renew_below: if last_unit {
                 Octets::ZERO
             } else {
-                Octets(ceiling.beyond(position) / 5)
+                renew_below(ceiling.beyond(position), wish.in_hand, wish.want)
             },
             final_unit: last_unit.then(|| self.rules.final_action.clone()),
             silence_s: self.rules.silence_s,
@@ -541,6 +554,7 @@ impl Turn<'_> {
             ceiling,
             final_unit: answer.final_unit.clone(),
             answer: simquota_shared::message::ops::Blob(payload.clone()),
+            size: Some(why),
         });
         self.record(Subject::Device(id.clone()), cause, moves)?;
         self.say(id, &kid, Down::Credit, payload, true);
@@ -570,6 +584,16 @@ impl Turn<'_> {
         }
         Ok(moves.moves())
     }
+}
+
+/// A fifth of what is in hand. A grant may be more than was asked for, and then a fifth of what the device wants to have
+/// in hand: one that asks for the rest of that would ask for nothing sooner.
+fn renew_below(in_hand: u64, before: u64, want: Octets) -> Octets {
+    let wanted = match want {
+        Octets::ZERO => in_hand,
+        Octets(want) => before.saturating_add(want),
+    };
+    Octets(in_hand.min(wanted) / 5)
 }
 
 /// A push follows only an answer that was a final unit or 4012, not one to a final, while its validity and its

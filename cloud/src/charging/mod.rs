@@ -12,7 +12,8 @@
 //! |---|---|
 //! | [`register`](self) | S11, S12: a device, its epoch, its boot, its SIM |
 //! | `credit` | rules R1-R7: release, reserve, answer |
-//! | `shelf` | which packages pay, how much is granted |
+//! | `size` | how much is granted |
+//! | `shelf` | which packages pay |
 //! | `usage` | debits by position, overrun, late usage, debt |
 //! | `late` | what of a debit came late, and after what |
 //! | `room` | what limits of the day and the month leave |
@@ -39,6 +40,7 @@ mod register;
 mod room;
 mod rules;
 mod shelf;
+mod size;
 mod suspect;
 mod sweep;
 #[cfg(test)]

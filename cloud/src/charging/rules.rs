@@ -10,6 +10,8 @@ pub struct Rules {
     pub grant_min: Octets,
     /// A grant is at most this.
     pub grant_max: Octets,
+    /// A grant is to last so long at the device's recent rate; 0: it is what was asked for.
+    pub target_s: u64,
     /// A grant is never valid for less, whatever its packages' ends (DESIGN section 5).
     pub validity_min_s: u64,
     /// Octets beyond the ceiling for control traffic and the allow-list.
@@ -43,6 +45,7 @@ impl Default for Rules {
         Self {
             grant_min: Octets(64 * 1024),
             grant_max: Octets(64_000_000),
+            target_s: 1800,
             validity_min_s: 600,
             allowance: Octets(64 * 1024),
             hold_s: 0,

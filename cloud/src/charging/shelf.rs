@@ -6,8 +6,7 @@
 use simquota_shared::ids::{DeviceId, FleetId, PackageId, ZoneId};
 use simquota_shared::units::{Octets, UnixMillis};
 
-use super::rules::Rules;
-use crate::ledger::entry::Segment;
+use crate::ledger::entry::{By, Segment};
 use crate::ledger::package::Package;
 use crate::ledger::{Ledger, Owner};
 
@@ -32,7 +31,7 @@ pub(super) struct Shelf {
 /// How a grant is bounded, besides by what is left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Octets asked for, already within policy and the device's limits.
+    /// Octets, sized by rate and policy and within the device's limits.
     pub octets: u64,
     /// Of these at most so many out of the pool.
     pub pool_octets: u64,
@@ -103,6 +102,18 @@ impl Shelf {
             .fold(0, |sum, item| sum.saturating_add(item.left))
     }
 
+    /// Octets left on the shelf, with permitted overage.
+    pub(super) fn in_all(&self) -> u64 {
+        self.items.iter().fold(self.left(), |sum, item| {
+            sum.saturating_add(item.overage)
+        })
+    }
+
+    /// When the first package that a grant would be taken from ends.
+    pub(super) fn first_end(&self) -> Option<UnixMillis> {
+        self.items.iter().find(|item| item.left > 0)?.until
+    }
+
     /// Takes up to `octets`, in order, whatever the ends of the packages.
     pub(super) fn take_any(&mut self, mut octets: u64) -> Vec<Segment> {
         let mut taken = Vec::new();
@@ -143,8 +154,8 @@ impl Shelf {
         }
     }
 
-    /// Takes a grant.
-    pub(super) fn grant(&mut self, bounds: Bounds) -> Vec<Segment> {
+    /// Takes a grant. When it is less than the bounds' octets, with the reason why.
+    pub(super) fn grant(&mut self, bounds: Bounds) -> (Vec<Segment>, Option<By>) {
         let mut wanted = bounds.octets;
         let pool_left: u64 = self
             .items
@@ -154,14 +165,21 @@ impl Shelf {
         // Rounded up: what is left in the end goes to whoever asks, not to nobody.
         let mut share = pool_left
             .div_ceil(bounds.sharers.max(1))
-            .max(bounds.share_min)
-            .min(bounds.pool_octets);
+            .max(bounds.share_min);
+        let shared_by = if bounds.pool_octets < share {
+            By::Limit
+        } else {
+            By::Share
+        };
+        share = share.min(bounds.pool_octets);
+        let mut less = By::Left;
         let soon = self.now.plus_s(bounds.validity_min_s);
         let mut taken: Vec<Segment> = Vec::new();
         for item in &mut self.items {
             let mut part = item.left.min(wanted);
-            if item.pool {
-                part = part.min(share);
+            if item.pool && share < part {
+                part = share;
+                less = shared_by;
             }
             if part == 0 {
                 continue;
@@ -170,6 +188,7 @@ impl Shelf {
                 .until
                 .is_some_and(|until| soon.is_some_and(|soon| until < soon));
             if ends_soon && !taken.is_empty() {
+                less = By::Alone;
                 break;
             }
             item.left -= part;
@@ -182,19 +201,19 @@ impl Shelf {
                 octets: Octets(part),
             });
             if ends_soon {
-                return taken;
+                return (taken, (wanted > 0).then_some(By::Alone));
             }
         }
         if wanted > 0 {
-            self.grant_overage(wanted, bounds.pool_octets, &mut taken);
+            wanted = self.grant_overage(wanted, bounds.pool_octets, &mut taken);
         }
-        taken
+        (taken, (wanted > 0).then_some(less))
     }
 
-    /// What is still wanted when nothing else is left, out of permitted overage.
-    fn grant_overage(&mut self, mut wanted: u64, mut pool: u64, taken: &mut Vec<Segment>) {
+    /// What is still wanted when nothing else is left, out of permitted overage; what is wanted after that.
+    fn grant_overage(&mut self, mut wanted: u64, mut pool: u64, taken: &mut Vec<Segment>) -> u64 {
         if self.items.iter().any(|item| item.left > 0) {
-            return;
+            return wanted;
         }
         for segment in taken.iter() {
             let of_pool = self
@@ -221,16 +240,6 @@ impl Shelf {
                 octets: Octets(part),
             });
         }
-    }
-}
-
-/// What was asked for, within policy: at least the minimum, at most the maximum; 0 asks for nothing.
-pub(super) fn within_policy(rules: &Rules, want: Octets) -> u64 {
-    match want {
-        Octets::ZERO => 0,
-        Octets(want) => want.clamp(
-            rules.grant_min.value(),
-            rules.grant_max.value().max(rules.grant_min.value()),
-        ),
+        wanted
     }
 }

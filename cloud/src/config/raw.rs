@@ -62,6 +62,7 @@ pub(super) struct RawBroker {
 pub(super) struct RawGrant {
     pub(super) min: String,
     pub(super) max: String,
+    pub(super) target_s: u64,
     pub(super) validity_min_s: u64,
     pub(super) allowance: String,
     pub(super) hold_s: u64,

@@ -16,6 +16,7 @@ use super::entry::{
     Usage,
 };
 use super::fleet::Fleet;
+use super::pace::Pace;
 use super::package::{Balances, Package};
 use super::{Alarm, Broken, Done, Enrolment, Ledger, PersonKey, Sim, total};
 
@@ -164,10 +165,16 @@ impl Ledger {
             Cause::Covered(covered) => self.cover(entry, covered)?,
             Cause::DebtPaid(_) => self.settle_debt(entry)?,
             Cause::Credit(credit) => {
+                if credit.code.is_success() {
+                    self.end_standstill(entry)?;
+                }
                 self.credit(entry, credit)?;
                 self.subject_device(entry)?.heard = entry.at;
             }
-            Cause::Pushed(pushed) => self.push(entry, pushed)?,
+            Cause::Pushed(pushed) => {
+                self.end_standstill(entry)?;
+                self.push(entry, pushed)?;
+            }
             Cause::Usage(usage) => {
                 self.usage(entry, usage)?;
                 self.subject_device(entry)?.heard = entry.at;
@@ -401,6 +408,15 @@ impl Ledger {
         })
     }
 
+    /// A device that is no longer refused: the time in which it was does not count into its pace.
+    fn end_standstill(&mut self, entry: &Entry) -> Result<(), Broken> {
+        let device = self.subject_device(entry)?;
+        if device.is_refused() {
+            device.pace = device.pace.resumed(entry.at);
+        }
+        Ok(())
+    }
+
     fn push(&mut self, entry: &Entry, pushed: &Pushed) -> Result<(), Broken> {
         self.change_axis(entry, pushed.epoch, |axis| {
             for segment in &pushed.appended {
@@ -421,6 +437,10 @@ impl Ledger {
     }
 
     fn usage(&mut self, entry: &Entry, usage: &Usage) -> Result<(), Broken> {
+        let device = self.subject_device(entry)?;
+        let charged = device.epochs.get(&usage.epoch).map(|axis| axis.charged);
+        let octets = usage.total.beyond(charged.unwrap_or(usage.total));
+        device.pace = device.pace.after(Octets(octets), entry.at);
         let ended = usage
             .ended_s
             .and_then(|seconds| UnixMillis::ZERO.plus_s(seconds));
@@ -637,6 +657,7 @@ fn new_device(entry: &Entry, registered: &Registered) -> Device {
         control: Octets::ZERO,
         spent: None,
         heard: entry.at,
+        pace: Pace::from(entry.at),
     }
 }
 

@@ -14,6 +14,7 @@ use super::Broken;
 use super::account::Slot;
 use super::entry::Segment;
 use super::fleet::Spent;
+use super::pace::Pace;
 
 /// The most late ranges that an epoch remembers; the oldest goes first.
 pub const LATE_MAX: usize = 16;
@@ -68,6 +69,9 @@ pub struct Device {
     /// When something that it said was last booked: a registration, a credit request, usage.
     #[serde(default)]
     pub heard: UnixMillis,
+    /// How fast it used octets lately: grants are sized by it.
+    #[serde(default)]
+    pub pace: Pace,
 }
 
 /// A command on its way to a device.
@@ -235,6 +239,13 @@ impl Device {
     #[must_use]
     pub fn axis(&self) -> Option<&Axis> {
         self.epochs.get(&self.epoch)
+    }
+
+    /// Its last answer was a refusal: it stands still.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let last = self.axis().and_then(|axis| axis.last.as_ref());
+        last.is_some_and(|last| !last.code.is_success())
     }
 
     /// Octets charged over all epochs.

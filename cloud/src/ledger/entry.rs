@@ -22,8 +22,10 @@ use super::account::Move;
 mod estate;
 mod late;
 mod rule;
+mod size;
 
 pub use late::{Late, after};
+pub use size::{By, Size};
 
 pub use estate::{
     BulkBegan, BulkPart, BulkWent, Decommissioned, Replaced, Replaces, SimAssigned, SimReleased,
@@ -224,6 +226,9 @@ wire! {
         pub final_unit: Option<FinalAction>,
         /// The answer, octet for octet.
         pub answer: Blob,
+        ;
+        /// Why the grant has its size; none: nothing was granted, or it is from before this was written down.
+        pub size: Size,
     }
 }
 
@@ -244,6 +249,9 @@ wire! {
         pub final_unit: Option<FinalAction>,
         /// The message, octet for octet.
         pub answer: Blob,
+        ;
+        /// Why it moved so far; none: it is from before this was written down.
+        pub size: Size,
     }
 }
 

@@ -8,7 +8,7 @@ use simquota_shared::units::{Octets, human};
 
 use super::account::{Account, Move, Pocket, Slot};
 use super::entry::{
-    AccessChange, AccessChanged, Cause, Credit, Entry, Late, Segment, Usage, after,
+    AccessChange, AccessChanged, By, Cause, Credit, Entry, Late, Segment, Size, Usage, after,
 };
 
 mod estate;
@@ -126,8 +126,11 @@ pub fn words(entry: &Entry) -> String {
         ),
         Cause::Credit(credit) => credit_words(credit, &entry.moves),
         Cause::Pushed(pushed) => format!(
-            "after a top-up the ceiling moved to {} unasked (push {} after answer {})",
-            pushed.ceiling, pushed.push, pushed.number
+            "after a top-up the ceiling moved to {} unasked (push {} after answer {}){}",
+            pushed.ceiling,
+            pushed.push,
+            pushed.number,
+            size_words(pushed.size.as_ref())
         ),
         Cause::Usage(usage) => usage_words(usage, &entry.moves),
         Cause::Closed(closed) => format!(
@@ -225,8 +228,9 @@ fn credit_words(credit: &Credit, moves: &[Move]) -> String {
     } else {
         ""
     };
+    let size = size_words(credit.size.as_ref());
     format!(
-        "request {} ({kind}, {}) at {} octets: {returned}{}, {} set aside{}, ceiling {}{last}",
+        "request {} ({kind}, {}) at {} octets: {returned}{}, {} set aside{}, ceiling {}{last}{size}",
         credit.number,
         credit.reason.name(),
         credit.used,
@@ -235,6 +239,41 @@ fn credit_words(credit: &Credit, moves: &[Move]) -> String {
         from_packages(&credit.appended),
         credit.ceiling
     )
+}
+
+/// Why a grant has its size. For example `; sized: to last 1800 s at its recent 36.00 kB an hour`.
+fn size_words(size: Option<&Size>) -> String {
+    let Some(Size {
+        by,
+        hourly,
+        lasts_s,
+    }) = size
+    else {
+        return String::new();
+    };
+    let rate = hourly.map(|octets| human(Octets(octets)));
+    let why = match (by, rate) {
+        (By::Asked, _) => "as it asked".to_owned(),
+        (By::Rate, rate) => format!(
+            "to last {lasts_s} s at its recent {} an hour",
+            rate.unwrap_or_default()
+        ),
+        (By::Least, Some(rate)) => {
+            format!("policy's least, {lasts_s} s at its recent {rate} an hour are less")
+        }
+        (By::Least, None) => "policy's least".to_owned(),
+        (By::Most, Some(rate)) => {
+            format!("policy's most, {lasts_s} s at its recent {rate} an hour are more")
+        }
+        (By::Most, None) => "policy's most".to_owned(),
+        (By::Half, _) => "half of what is left".to_owned(),
+        (By::Share, _) => "its share of the pool".to_owned(),
+        (By::Limit, _) => "what the limits of day and month leave".to_owned(),
+        (By::Left, _) => "all that is left".to_owned(),
+        (By::Alone, _) => "a package that ends soon is granted alone".to_owned(),
+        (By::Push, _) => "its part of what was gained".to_owned(),
+    };
+    format!("; sized: {why}")
 }
 
 fn usage_words(usage: &Usage, moves: &[Move]) -> String {

@@ -25,6 +25,7 @@ pub mod estate;
 pub mod event;
 pub mod explain;
 pub mod fleet;
+pub mod pace;
 pub mod package;
 pub mod plan;
 pub mod version;

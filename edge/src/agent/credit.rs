@@ -357,8 +357,14 @@ impl Agent {
             want: match kind {
                 Kind::Final => Octets::ZERO,
                 Kind::Initial => self.config.want,
-                // What lies beyond the present ceiling: a renewal of validity hoards nothing.
-                Kind::Update => Octets(self.config.want.beyond(Octets(remaining))),
+                // What lies beyond the present ceiling: a renewal of validity hoards nothing. A grant of more than was
+                // wanted, by the device's rate, is renewed as any other: 0 would only report.
+                Kind::Update => Octets(
+                    self.config
+                        .want
+                        .beyond(Octets(remaining))
+                        .max(u64::from(reason == Reason::THRESHOLD)),
+                ),
             },
             reason,
             zone: self.state.zone.clone(),

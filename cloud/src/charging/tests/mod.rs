@@ -23,6 +23,7 @@ mod published;
 mod refunds;
 mod restored;
 mod signs;
+mod sizes;
 mod suspicions;
 
 use std::convert::Infallible;
@@ -111,6 +112,7 @@ impl World {
         let rules = Rules {
             grant_min: Octets(1),
             grant_max: Octets(u64::MAX >> 8),
+            target_s: 0,
             validity_min_s: 600,
             policy: Policy {
                 version: 1,

@@ -11,6 +11,7 @@ const DEVICES: usize = 10_000;
 /// Registers devices and lets each ask once, in one batch; the answers.
 fn ask_all(pool: u64, grant_min: u64, want: u64) -> Vec<CreditAnswer> {
     let mut world = World::new();
+    world.rules.target_s = Rules::default().target_s;
     world.rules.grant_min = Octets(grant_min);
     let sim = |index: usize| {
         Value::Array(vec![
