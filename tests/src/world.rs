@@ -37,8 +37,8 @@ pub(crate) fn program() -> PathBuf {
     found.unwrap_or_else(|| panic!("no demo beside {}: run it by cargo", this.display()))
 }
 
-/// What differs from the shipped cloud.toml.
-const CLOUD: &str = "data = \"DATA\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[grant]\nmin = \"1 kB\"\n[policy]\nsample_s = 1\nreport_s = 1\n[limits]\nsender_per_s = 10000\nsender_burst = 10000\n";
+/// What differs from the shipped cloud.toml. Grants are what devices ask for, however long a test takes.
+const CLOUD: &str = "data = \"DATA\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[grant]\nmin = \"1 kB\"\ntarget_s = 0\n[policy]\nsample_s = 1\nreport_s = 1\n[limits]\nsender_per_s = 10000\nsender_burst = 10000\n";
 
 /// What differs from the shipped edge.toml.
 const EDGE: &str = "key_file = \"edge.key\"\ndata = \"DATA\"\n[quota]\nwant = \"WANT\"\n[broker]\nhost = \"127.0.0.1\"\nport = PORT\n[source]\nkind = \"trace\"\nfile = \"trace.csv\"\nspeed = SPEED\npoll_ms = 100\n[end]\nexit_at_end = true\nshutdown_s = 30\n";

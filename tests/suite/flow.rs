@@ -4,7 +4,8 @@ use std::fs;
 
 use simquota_shared::ids::{Iccid, Text, ZoneId};
 use simquota_shared::message::{
-    CreditAnswer, CreditRequest, Kind, Reason, RegisterAnswer, RegisterRequest, UsageAck, UsageBatch,
+    CreditAnswer, CreditRequest, Kind, Reason, RegisterAnswer, RegisterRequest, UsageAck,
+    UsageBatch,
 };
 use simquota_shared::topic::{Down, Up};
 use simquota_shared::units::{Boot, Epoch, Octets, RequestNumber, Seq};
@@ -36,7 +37,11 @@ impl Flow {
     pub(crate) async fn start_with(grant: &str, policy: &str) -> Self {
         let mut world = World::start();
         let config = world.folder.path().join("cloud.toml");
-        let text = read(&config)
+        let mut text = read(&config);
+        if grant.contains("target_s") {
+            text = text.replace("target_s = 0\n", "");
+        }
+        let text = text
             .replace("[grant]\n", &format!("[grant]\n{grant}"))
             .replace("[policy]\n", &format!("[policy]\n{policy}"));
         fs::write(&config, text).unwrap();

@@ -39,7 +39,14 @@ fn refused(world: &World, args: &[&str]) -> String {
 /// Buys in the fleet `buses`.
 fn buy(world: &World, package: &str, volume: &str, more: &[&str]) {
     let args = [
-        "package", "buy", "--fleet", "buses", "--package", package, "--volume", volume,
+        "package",
+        "buy",
+        "--fleet",
+        "buses",
+        "--package",
+        package,
+        "--volume",
+        volume,
     ];
     world.cloud(&[&args[..], more].concat());
 }
@@ -49,7 +56,12 @@ async fn one_grant_stacks_packages_in_their_order_and_another_zone_has_its_own()
     let mut flow = Flow::start().await;
     let own = ["--device", "flow-1"];
     buy(&flow.world, "pool", "10MB", &[]);
-    buy(&flow.world, "second", "1MB", &[&own[..], &["--days", "30"]].concat());
+    buy(
+        &flow.world,
+        "second",
+        "1MB",
+        &[&own[..], &["--days", "30"]].concat(),
+    );
     buy(
         &flow.world,
         "first",
@@ -60,13 +72,24 @@ async fn one_grant_stacks_packages_in_their_order_and_another_zone_has_its_own()
         &flow.world,
         "fixed",
         "1MB",
-        &["--until", "2099-12-31T00:00:00Z", "--zone", "home", "--priority", "999"],
+        &[
+            "--until",
+            "2099-12-31T00:00:00Z",
+            "--zone",
+            "home",
+            "--priority",
+            "999",
+        ],
     );
     buy(
         &flow.world,
         "abroad",
         "1MB",
-        &[&own[..], &["--zone", "roam-a", "--zone", "roam-b", "--priority", "1"]].concat(),
+        &[
+            &own[..],
+            &["--zone", "roam-a", "--zone", "roam-b", "--priority", "1"],
+        ]
+        .concat(),
     );
     assert_eq!(package(&flow.world, "first")["until"], Value::Null);
     assert_eq!(
@@ -104,6 +127,24 @@ async fn one_grant_stacks_packages_in_their_order_and_another_zone_has_its_own()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn grants_shrink_towards_the_end_and_say_why() {
+    let mut flow = Flow::start_with("target_s = 1800\n", "").await;
+    flow.buys("p", "1MB");
+    let mut sizes = Vec::new();
+    let mut answer = flow.ccr(Kind::Initial, 400_000, Reason::BOOT).await;
+    for _ in 0..4 {
+        let left = answer.ceiling.value() - flow.used;
+        sizes.push(left);
+        flow.uses(left).await;
+        answer = flow.ccr(Kind::Update, 400_000, Reason::EXHAUSTED).await;
+    }
+    assert_eq!(sizes, [400_000, 300_000, 150_000, 75_000]);
+    let words = explained(&flow.world, "flow-1");
+    assert!(words.contains("; sized: half of what is left"), "{words}");
+    flow.world.audit();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_ends_and_what_is_reported_after_it_is_charged_and_flagged() {
     let mut flow = Flow::start_with("validity_min_s = 1\n", "validity_s = 1\n").await;
     flow.buys("p", "10MB");
@@ -124,7 +165,9 @@ async fn a_lease_ends_and_what_is_reported_after_it_is_charged_and_flagged() {
     let csv = flow.world.text(&["export", "--fleet", "buses"]);
     let mut lines = csv.lines();
     assert!(lines.next().unwrap().ends_with(",amount,late,late_after"));
-    let late: Vec<&str> = lines.filter(|line| line.ends_with(",300000,lease")).collect();
+    let late: Vec<&str> = lines
+        .filter(|line| line.ends_with(",300000,lease"))
+        .collect();
     assert_eq!(late.len(), 1, "{csv}");
     flow.world.audit();
 }
@@ -164,8 +207,7 @@ async fn what_was_granted_is_taken_back_and_suspension_holds() {
     ];
     for (order, code) in orders {
         flow.world.cloud(&order);
-        let (command, _): (Command, _) =
-            answer(&mut flow.client, &flow.hand, Down::Command).await;
+        let (command, _): (Command, _) = answer(&mut flow.client, &flow.hand, Down::Command).await;
         match order[1] {
             "revoke" => assert_eq!(command.body, Body::Revoke),
             "suspend" => assert_eq!(command.body, Body::Suspend),
@@ -211,7 +253,11 @@ async fn overage_caps_and_shares_bound_what_is_granted_and_say_so() {
         "device", "limits", "flow-1", "--fleet", "buses", "--day", "2MB",
     ]);
     let capped = flow.ccr(Kind::Initial, 5_000_000, Reason::BOOT).await;
-    assert_eq!(capped.ceiling, Octets(2_000_000), "500 kB are left of the day");
+    assert_eq!(
+        capped.ceiling,
+        Octets(2_000_000),
+        "500 kB are left of the day"
+    );
     flow.uses(500_000).await;
     let reached = flow.ccr(Kind::Update, 5_000_000, Reason::EXHAUSTED).await;
     assert_eq!(reached.code, Code::CREDIT_LIMIT_REACHED);
@@ -244,8 +290,19 @@ async fn a_rule_tops_up_to_its_ceiling_and_thresholds_are_told_once() {
     flow.world.cloud(&deposit);
     buy(&flow.world, "base", "1MB", &["--price", "100"]);
     flow.world.cloud(&[
-        "top-up", "set", "refill", "--fleet", "buses", "--percent", "80", "--volume", "1MB",
-        "--most", "2", "--price", "200",
+        "top-up",
+        "set",
+        "refill",
+        "--fleet",
+        "buses",
+        "--percent",
+        "80",
+        "--volume",
+        "1MB",
+        "--most",
+        "2",
+        "--price",
+        "200",
     ]);
     flow.ccr(Kind::Initial, 600_000, Reason::BOOT).await;
     flow.uses(600_000).await;
@@ -264,15 +321,22 @@ async fn a_rule_tops_up_to_its_ceiling_and_thresholds_are_told_once() {
         .collect();
     for percent in [50, 80, 100] {
         let said = format!("package base is used to {percent} %");
-        let times = words.iter().filter(|words| words.starts_with(&said)).count();
+        let times = words
+            .iter()
+            .filter(|words| words.starts_with(&said))
+            .count();
         assert_eq!(times, 1, "{percent}: {words:#?}");
     }
-    let refusals = words.iter().filter(|words| words.contains("nothing was bought"));
+    let refusals = words
+        .iter()
+        .filter(|words| words.contains("nothing was bought"));
     assert!(refusals.count() > 0, "{words:#?}");
     assert!(
         refused(
             &flow.world,
-            &["package", "buy", "--fleet", "buses", "--volume", "1MB", "--price", "501"]
+            &[
+                "package", "buy", "--fleet", "buses", "--volume", "1MB", "--price", "501"
+            ]
         )
         .contains("not-enough-money")
     );
@@ -285,7 +349,9 @@ async fn what_was_deducted_goes_back_once_and_octets_move_both_ways() {
     buy(&flow.world, "pool", "10MB", &[]);
     let fleet = ["--fleet", "buses"];
     let cloud = |args: &[&str]| flow.world.cloud(&[args, &fleet[..]].concat()).remove(0);
-    cloud(&["package", "debit", "pool", "--volume", "3MB", "--why", "a test"]);
+    cloud(&[
+        "package", "debit", "pool", "--volume", "3MB", "--why", "a test",
+    ]);
     let trail = cloud(&["explain"]);
     let entry = trail
         .as_array()
@@ -311,11 +377,21 @@ async fn what_was_deducted_goes_back_once_and_octets_move_both_ways() {
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     flow.world.cloud(&rest);
     assert!(refused(&flow.world, &beyond).contains("already-refunded"));
-    cloud(&["package", "credit", "pool", "--volume", "1MB", "--why", "goodwill"]);
+    cloud(&[
+        "package", "credit", "pool", "--volume", "1MB", "--why", "goodwill",
+    ]);
     assert_eq!(flow.balance("pool"), (11_000_000, 0, 3_000_000, 4_000_000));
 
     let moved = cloud(&[
-        "package", "move", "pool", "--device", "flow-1", "--volume", "4MB", "--why", "a long trip",
+        "package",
+        "move",
+        "pool",
+        "--device",
+        "flow-1",
+        "--volume",
+        "4MB",
+        "--why",
+        "a long trip",
     ]);
     let target = moved["package"].as_str().unwrap().to_owned();
     assert_eq!(flow.balance("pool").0, 7_000_000);
@@ -348,7 +424,10 @@ async fn a_refusal_names_who_holds_what_until_when() {
     assert_eq!(answer.code, Code::CREDIT_LIMIT_REACHED);
     let words = explained(&flow.world, "flow-1");
     let refusal = words.lines().last().unwrap();
-    assert!(refusal.starts_with("refused now: 0 B available, "), "{refusal}");
+    assert!(
+        refusal.starts_with("refused now: 0 B available, "),
+        "{refusal}"
+    );
     assert!(
         refusal.contains(" MB reserved by device tracker-b until 20"),
         "{refusal}"
@@ -361,7 +440,15 @@ async fn an_id_has_one_answer_for_ever_and_other_fleets_devices_are_out_of_reach
     let world = &flow.world;
     let order = |volume: &'static str| {
         [
-            "package", "buy", "--fleet", "buses", "--volume", volume, "--package", "p", "--id",
+            "package",
+            "buy",
+            "--fleet",
+            "buses",
+            "--volume",
+            volume,
+            "--package",
+            "p",
+            "--id",
             "order-7",
         ]
     };
@@ -390,7 +477,9 @@ async fn an_id_has_one_answer_for_ever_and_other_fleets_devices_are_out_of_reach
     let before = world.audit()["totals"].clone();
     for order in [
         vec!["device", "suspend", "flow-1", "--fleet", "trams"],
-        vec!["device", "limits", "flow-1", "--fleet", "trams", "--day", "1MB"],
+        vec![
+            "device", "limits", "flow-1", "--fleet", "trams", "--day", "1MB",
+        ],
         vec![
             "package", "buy", "--device", "flow-1", "--fleet", "trams", "--volume", "1MB",
         ],

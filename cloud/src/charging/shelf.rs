@@ -104,9 +104,9 @@ impl Shelf {
 
     /// Octets left on the shelf, with permitted overage.
     pub(super) fn in_all(&self) -> u64 {
-        self.items.iter().fold(self.left(), |sum, item| {
-            sum.saturating_add(item.overage)
-        })
+        self.items
+            .iter()
+            .fold(self.left(), |sum, item| sum.saturating_add(item.overage))
     }
 
     /// When the first package that a grant would be taken from ends.

@@ -14,8 +14,26 @@ use crate::charging::{number, optional, text, value_map};
 /// The columns of a row, in the order of a table. `up`, `down`, `flags`, `late` and `late_after` are of the whole entry:
 /// how much was used, and how much of it came late and after what (`lease`, `end`, `final`).
 pub const COLUMNS: [&str; 20] = [
-    "entry", "row", "at", "cause", "fleet", "device", "epoch", "first", "last", "up", "down",
-    "zone", "ended_s", "flags", "unit", "from", "to", "amount", "late", "late_after",
+    "entry",
+    "row",
+    "at",
+    "cause",
+    "fleet",
+    "device",
+    "epoch",
+    "first",
+    "last",
+    "up",
+    "down",
+    "zone",
+    "ended_s",
+    "flags",
+    "unit",
+    "from",
+    "to",
+    "amount",
+    "late",
+    "late_after",
 ];
 
 /// The rows of an entry; none where octets were only set aside or came back unused. `fleet_of` says whose a device

@@ -129,6 +129,8 @@ impl Platform {
             ledger: Ledger::default(),
             rules: Rules {
                 grant_min: Octets(1_000),
+                // Grants were what was asked for.
+                target_s: 0,
                 ..Rules::default()
             },
             now,

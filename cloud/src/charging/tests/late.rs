@@ -93,12 +93,7 @@ fn positions_of_a_lapsed_grant_stay_late_when_the_device_asks_first() {
 fn usage_after_the_end_of_its_package_is_flagged() {
     let mut world = World::new();
     let mut device = world.device("d-1");
-    world.buy(
-        "p",
-        Some(&device),
-        1000,
-        &[("until", n(ZERO + HOUR / 2))],
-    );
+    world.buy("p", Some(&device), 1000, &[("until", n(ZERO + HOUR / 2))]);
     world.initial(&mut device, 500);
     world.pass(HOUR / 2);
     world.uses(&mut device, 200);
@@ -112,7 +107,11 @@ fn usage_after_the_end_of_its_package_is_flagged() {
         words.contains("[late: 50 B after the lease, after the package's end]"),
         "{words}"
     );
-    assert_eq!(world.balance("p").2, 250, "taken back from what had expired");
+    assert_eq!(
+        world.balance("p").2,
+        250,
+        "taken back from what had expired"
+    );
     assert_eq!(world.ledger.devices[&device.id].debt, Octets::ZERO);
 }
 
@@ -132,7 +131,10 @@ fn usage_beyond_what_a_final_named_is_flagged() {
     world.uses(&mut device, 1000);
     assert_eq!(last_usage(&world).0, Some((1000, after::FINAL)));
     let event = world.events("debt").pop().unwrap();
-    assert_eq!((amount(&event, "octets"), amount(&event, "late")), (180, 1000));
+    assert_eq!(
+        (amount(&event, "octets"), amount(&event, "late")),
+        (180, 1000)
+    );
 }
 
 #[test]

@@ -49,7 +49,10 @@ fn a_grant_lasts_half_an_hour_at_the_recent_rate() {
     world.uses(&mut device, 6000);
     let answer = world.update(&mut device, 10_000);
     assert_eq!(in_hand(&answer, &device), 180_000);
-    assert_eq!(why(&world), "to last 1800 s at its recent 360.00 kB an hour");
+    assert_eq!(
+        why(&world),
+        "to last 1800 s at its recent 360.00 kB an hour"
+    );
     let answer = world.update(&mut device, 1_000_000);
     assert_eq!(in_hand(&answer, &device), 181_000, "it has enough");
     assert_eq!(
@@ -70,7 +73,11 @@ fn a_grant_lasts_half_an_hour_at_the_recent_rate() {
     device.used += 600;
     world.pass(5 * MINUTE);
     let answer = world.initial(&mut device, 1_000_000);
-    assert_eq!(in_hand(&answer, &device), 1200, "600 in a quarter of an hour");
+    assert_eq!(
+        in_hand(&answer, &device),
+        1200,
+        "600 in a quarter of an hour"
+    );
     device.used -= 600;
     world.uses(&mut device, 600_000);
     let fast = world.initial(&mut device, 1);
@@ -113,10 +120,7 @@ fn grants_shrink_towards_the_end_and_nothing_is_left_behind() {
             assert_eq!(why(&world), "half of what is left");
         }
     }
-    assert_eq!(
-        sizes,
-        [40_000, 30_000, 15_000, 7500, 3750, 1875, 1000]
-    );
+    assert_eq!(sizes, [40_000, 30_000, 15_000, 7500, 3750, 1875, 1000]);
     assert_eq!(in_hand(&answer, &device), 875);
     assert_eq!(why(&world), "all that is left");
     world.uses(&mut device, 875);
@@ -133,7 +137,10 @@ fn a_grant_is_for_no_longer_than_it_may_be_valid() {
     world.uses(&mut device, 60_000);
     let answer = world.initial(&mut device, 1);
     assert_eq!(in_hand(&answer, &device), 120_000, "20 minutes are left");
-    assert_eq!(why(&world), "to last 1200 s at its recent 360.00 kB an hour");
+    assert_eq!(
+        why(&world),
+        "to last 1200 s at its recent 360.00 kB an hour"
+    );
     world.pass(15 * MINUTE);
     world.uses(&mut device, 90_000);
     let answer = world.initial(&mut device, 1);
@@ -199,7 +206,10 @@ fn who_was_refused_goes_on_as_fast_as_before() {
     world.buy("more", Some(&device), 10_000_000, &[]);
     let pushed = &world.heard(&device)[0];
     assert_eq!(in_hand(pushed, &device), 180_000);
-    assert_eq!(why(&world), "to last 1800 s at its recent 360.00 kB an hour");
+    assert_eq!(
+        why(&world),
+        "to last 1800 s at its recent 360.00 kB an hour"
+    );
     // Or refused for a day, and asking again.
     let mut world = self::world();
     let mut device = world.device("d-1");
