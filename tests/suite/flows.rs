@@ -57,7 +57,10 @@ async fn a3_a4_balance_check_then_direct_debit() {
         "CHECK_BALANCE: there is credit, and nothing is set aside"
     );
     assert_eq!(flow.balance("p"), (10_000_000, 0, 0, 0));
-    let shown = flow.world.cloud(&["balance", "--fleet", "buses"]).remove(0);
+    let shown = flow
+        .world
+        .cloud(&["balance", "--fleet", "buses", "--at", "0s"])
+        .remove(0);
     assert_eq!(shown["packages"][0]["available"], 10_000_000);
     let debit = [
         "package",

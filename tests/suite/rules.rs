@@ -194,7 +194,7 @@ fn records_go_on_where_they_ended_and_a_copy_is_audited_while_the_service_is_sto
     let used = |text: &str| -> u64 {
         text.lines()
             .filter(|line| line.contains(",p:used,"))
-            .map(|line| line.rsplit(',').next().unwrap().parse::<u64>().unwrap())
+            .map(|line| line.split(',').nth(17).unwrap().parse::<u64>().unwrap())
             .sum()
     };
     assert_eq!(
