@@ -396,7 +396,7 @@ async fn what_was_deducted_goes_back_once_and_octets_move_both_ways() {
         "--why",
         "a long trip",
     ]);
-    let target = moved["package"].as_str().unwrap().to_owned();
+    let target = moved[1]["package"].as_str().unwrap().to_owned();
     assert_eq!(flow.balance("pool").0, 7_000_000);
     assert_eq!(flow.balance(&target).0, 4_000_000);
     cloud(&[
