@@ -114,6 +114,7 @@ impl Cloud {
         let rules = Rules {
             grant_min: Octets(20_000),
             grant_max: Octets(8_000_000),
+            target_s: plan.target_s,
             hold_s: plan.hold_s,
             final_action: plan.final_action.clone(),
             validity_min_s: 600,

@@ -69,10 +69,11 @@ pub(super) struct Plan {
     pub(super) burst_octets: u64,
     pub(super) burst_every: u64,
     pub(super) final_action: FinalAction,
+    pub(super) target_s: u64,
 }
 
 impl Plan {
-    pub(super) fn draw(dice: &mut Dice) -> Self {
+    pub(super) fn draw(seed: u64, dice: &mut Dice) -> Self {
         let sometimes = |dice: &mut Dice, chance: u64, mean: u64| {
             if dice.permille(chance) {
                 mean / 2 + dice.below(mean)
@@ -81,6 +82,8 @@ impl Plan {
             }
         };
         Self {
+            // In every third world grants are what is asked for. Not drawn: what the other dice show stays as it was.
+            target_s: if seed % 3 == 1 { 0 } else { 1800 },
             drop_permille: [0, 20, 100, 300][dice.below(4) as usize % 4],
             repeat_permille: [0, 20, 100][dice.below(3) as usize % 3],
             delay_ms: [50, 500, 5_000, 60_000][dice.below(4) as usize % 4],

@@ -146,7 +146,7 @@ pub(super) struct Simulation {
 #[must_use]
 pub fn run(seed: u64, size: Size, mutant: Option<Mutant>, story: Story, plot: bool) -> Outcome {
     let mut dice = Dice::new(seed);
-    let plan = Plan::draw(&mut dice);
+    let plan = Plan::draw(seed, &mut dice);
     let cloud = match Cloud::new(&plan, size.sample_s, size.devices, mutant) {
         Ok(cloud) => cloud,
         Err(broken) => {
