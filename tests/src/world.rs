@@ -214,6 +214,13 @@ impl<B: Broker> World<B> {
         assert_eq!(audit["holds"], true, "{audit}");
         audit
     }
+
+    /// The same of the service's folder, while it does not run.
+    pub fn audit_folder(&self) -> Value {
+        let (found, code, said) = self.command(&["audit", "--offline"]);
+        assert_eq!(code, 0, "{found:?}: {said}");
+        found.into_iter().next().unwrap()
+    }
 }
 
 impl Device {

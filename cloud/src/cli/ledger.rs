@@ -1,11 +1,12 @@
 //! `audit` and `explain`: what the journal says.
 
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use serde_cbor::Value;
 use simquota_shared::code::Code;
 use simquota_shared::ids::{DeviceId, FleetId};
-use simquota_shared::units::{EntryNumber, Octets, UnixMillis, human};
+use simquota_shared::units::{Octets, UnixMillis, human};
 
 use super::ask::{Asker, Refused};
 use super::device::find_fleet;
@@ -13,8 +14,8 @@ use super::package::{count, with};
 use super::{Common, print, show};
 use crate::charging::value_map;
 use crate::config::Config;
-use crate::io::store::Store;
-use crate::ledger::audit::Audit;
+use crate::io::audit::{self, Progress};
+use crate::io::clock;
 
 pub(super) fn audit(common: &Common) -> anyhow::Result<()> {
     let found = Asker::open(common)?.ask(None, "audit", value_map([]))?;
@@ -26,11 +27,64 @@ pub(super) fn audit_offline(common: &Common) -> anyhow::Result<()> {
     audit_store(common, &config.store_folder())
 }
 
-/// Audits a store that no service has open: the own one, or a copy.
+/// Audits a store that no service has open: the own one, or a copy. Says on stderr how far it is.
 pub(super) fn audit_store(common: &Common, folder: &Path) -> anyhow::Result<()> {
-    let store = Store::open_existing(folder)?;
-    let entries = store.reader().entries(EntryNumber::ZERO);
-    shown(common, &Audit::run(entries).to_value())
+    let mut told = Teller::new();
+    let proof = audit::audit(folder, |progress| told.tell(progress))?;
+    told.end();
+    for note in &proof.notes {
+        eprintln!("note: {note}");
+    }
+    shown(common, &proof.audit.to_value())
+}
+
+/// How far an audit is, about once a second: over itself on a terminal, else a line each.
+struct Teller {
+    began_ms: u64,
+    next_ms: u64,
+    terminal: bool,
+    over: bool,
+}
+
+const TELL_MS: u64 = 1000;
+
+impl Teller {
+    fn new() -> Self {
+        let began_ms = clock::monotonic_ms();
+        Self {
+            began_ms,
+            next_ms: began_ms,
+            terminal: io::stderr().is_terminal(),
+            over: false,
+        }
+    }
+
+    fn tell(&mut self, progress: Progress) {
+        let now_ms = clock::monotonic_ms();
+        if now_ms < self.next_ms {
+            return;
+        }
+        self.next_ms = now_ms.saturating_add(TELL_MS);
+        let text = match progress {
+            Progress::Files => "audit: every file against its checksum".to_owned(),
+            Progress::Entries(done, all) => format!(
+                "audit: {done} of {all} entries, {} s",
+                now_ms.saturating_sub(self.began_ms) / 1000
+            ),
+        };
+        if self.terminal {
+            eprint!("\r\x1b[K{text}");
+            self.over = true;
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    fn end(&self) {
+        if self.over {
+            eprint!("\r\x1b[K");
+        }
+    }
 }
 
 fn shown(common: &Common, found: &Value) -> anyhow::Result<()> {
@@ -145,6 +199,7 @@ pub(super) fn explain(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::audit::Audit;
 
     #[test]
     fn an_audit_says_what_it_found() {

@@ -4,6 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`audit`](mod@audit) | every octet of a store that nobody has open, and every balance anew |
 //! | [`backup`] | the journal as one file, and back |
 //! | [`clock`] | the only place that reads a clock |
 //! | [`keys`] | the key folder: secrets never leave it |
@@ -42,6 +43,7 @@
 //! | derived keys kept in mind | 65,536 | *forget* what was not used for long | nobody | `verify::…the_key_cache_is_bounded…` |
 
 pub mod admission;
+pub mod audit;
 pub mod backup;
 pub mod clock;
 pub mod hooks;

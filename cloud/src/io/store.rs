@@ -13,26 +13,45 @@
 //! Only the journal is written in the hot path: one row and one sync for each batch, appended in key order. A
 //! checkpoint spares a restart the journal before it and nothing else: it can be left out or thrown away. The one
 //! before is kept until the new one is durable.
+//!
+//! **Nothing that was durable goes missing unnoticed.** Beside the database's files lies a guard that names the last
+//! durable entry and the log files as they were after it (`guard.rs`); before the database opens a store, which makes it
+//! cut off what it can't read, the folder is held against it (`look.rs`). A store that lost something is refused, with the
+//! entry at which it ends, by `serve` as by everything else. An audit of a folder looks at every octet of every file and
+//! opens a copy (`copy.rs`), so that the evidence stays.
 
+#[cfg(test)]
+mod altered;
 mod checkpoint;
+mod copy;
 mod error;
+mod guard;
 mod journal;
+mod log;
+mod look;
 #[cfg(test)]
 mod tests;
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use rustix::fs::{Advice, fadvise};
 use simquota_shared::ids::KeyId;
 use simquota_shared::units::EntryNumber;
 
+pub use copy::{Seen, see};
 pub use error::StoreError;
 pub use journal::{Entries, Reader};
 
+use guard::{Guard, Keeper};
+use look::{Depth, Looked, look};
+
 use crate::ledger::Ledger;
+use crate::ledger::chain::{GENESIS, Link};
 use crate::ledger::entry::Entry;
 
 const FORMAT_KEY: &[u8] = b"format";
@@ -40,6 +59,10 @@ const FORMAT: u64 = 1;
 const TEST_KEY: &[u8] = b"test";
 const TEST_OCTETS: usize = 64 * 1024;
 const PUBLISHED_KEY: &[u8] = b"published";
+const LOCK: &str = "lock";
+/// Who just let go of a store may hold its lock for a moment.
+const LOCK_TRIES: u32 = 3;
+const LOCK_POLL: Duration = Duration::from_millis(100);
 /// Small memtables: a commit that waits for one to be written out waits for so much.
 const MEMTABLE_OCTETS: u64 = 16 * 1024 * 1024;
 
@@ -54,14 +77,90 @@ pub struct Store {
     journal: Keyspace,
     checkpoints: Keyspace,
     last: EntryNumber,
+    /// None for a copy that is only looked at.
+    keeper: Option<Keeper>,
+}
+
+/// The lock that the database takes: while it is held nobody opens the store.
+fn locked(folder: &Path) -> Result<File, StoreError> {
+    let failed = |source| StoreError::io(folder, "opened", source);
+    let lock = File::open(folder.join(LOCK)).map_err(failed)?;
+    for tried in 1.. {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+            Err(fs::TryLockError::WouldBlock) if tried == LOCK_TRIES => {
+                return Err(StoreError::Locked(folder.to_owned()));
+            }
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
+        }
+    }
+    Ok(lock)
+}
+
+fn link_of(entry: Option<&Entry>) -> Link {
+    let octets = entry.map(|entry| entry.chain.0.as_slice());
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .unwrap_or(GENESIS)
 }
 
 impl Store {
-    /// Opens the store, or makes it.
+    /// Opens the store, or makes it. One that is there is held against its guard first.
     ///
     /// # Errors
     /// [`StoreError`]; each names the folder and says what to do.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::io(folder, "opened", source);
+        // The database writes it last when it makes a store.
+        let looked = if folder.join("version").exists() {
+            let lock = locked(folder)?;
+            let mut looked = look(folder, Depth::Quick)?;
+            if let Some(fault) = looked.faults.first() {
+                return Err(StoreError::damaged(folder, fault.clone()));
+            }
+            for note in &looked.notes {
+                tracing::info!(folder = %folder.display(), note, "store looked at");
+            }
+            if let Some(guard) = looked.guard.as_mut().filter(|guard| guard.closed) {
+                guard.reopen(folder).map_err(failed)?;
+            }
+            looked.cut_unfinished().map_err(failed)?;
+            drop(lock);
+            looked
+        } else {
+            Looked::default()
+        };
+        let mut store = Self::open_database(folder)?;
+        let last = store.reader().entry(store.last)?;
+        if let Some(guard) = &looked.guard {
+            store.holds(guard)?;
+        }
+        let keeper = Keeper::begin(folder, looked.logs, store.last, link_of(last.as_ref()));
+        store.keeper = Some(keeper.map_err(failed)?);
+        Ok(store)
+    }
+
+    /// What was durable is there.
+    fn holds(&self, guard: &Guard) -> Result<(), StoreError> {
+        if guard.last > self.last {
+            return Err(StoreError::Lost {
+                folder: self.folder.clone(),
+                missing: self.last.next().unwrap_or(self.last),
+                last: guard.last,
+            });
+        }
+        match self.reader().entry(guard.last)? {
+            Some(entry) if link_of(Some(&entry)) != guard.link => Err(StoreError::Unreadable {
+                folder: self.folder.clone(),
+                entry: guard.last,
+                why: "it is another one than was made durable".to_owned(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn open_database(folder: &Path) -> Result<Self, StoreError> {
         let failed = |error| StoreError::from_fjall(folder, "opened", error);
         let builder = Database::builder(folder);
         // Recovery takes some damage for a broken promise of its own and panics. That is a damaged store as well.
@@ -78,6 +177,7 @@ impl Store {
             journal,
             checkpoints,
             last: EntryNumber::ZERO,
+            keeper: None,
         };
         store.check_format()?;
         store.last = store.reader().last()?;
@@ -164,6 +264,9 @@ impl Store {
         let octets = self.encoded(&entries)?;
         self.put_durably(&self.journal, &first.number.value().to_be_bytes(), octets)?;
         self.last = last.number;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note(last.number, link_of(Some(last)));
+        }
         Ok(())
     }
 
@@ -279,5 +382,22 @@ impl Store {
             self.database.clone(),
             self.journal.clone(),
         )
+    }
+}
+
+impl Drop for Store {
+    /// An orderly end: nothing stands in the log files but what the guard names.
+    fn drop(&mut self) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let closed = match self.database.persist(PersistMode::SyncAll) {
+            Ok(()) => keeper.close().map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = closed {
+            // As after a kill: the guard names what was durable.
+            tracing::debug!(error, "store not closed in order");
+        }
     }
 }

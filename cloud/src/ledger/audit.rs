@@ -36,40 +36,81 @@ pub struct Audit {
     pub fleets: u64,
 }
 
-impl Audit {
-    /// Reads the whole journal.
-    pub fn run<T, E>(entries: impl Iterator<Item = Result<T, E>>) -> Self
-    where
-        T: Borrow<Entry>,
-        E: std::fmt::Display,
-    {
-        let mut audit = Self::default();
-        let mut ledger = Ledger::default();
-        let mut books: BTreeMap<Account, i128> = BTreeMap::new();
-        for entry in entries {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    audit.faults.push(error.to_string());
-                    break;
-                }
-            };
-            let entry: &Entry = entry.borrow();
-            for movement in &entry.moves {
-                let octets = i128::from(movement.octets.value());
-                book(&mut books, &movement.from, -octets);
-                book(&mut books, &movement.to, octets);
-            }
-            if let Err(broken) = ledger.apply(entry) {
-                audit
-                    .faults
-                    .push(format!("entry {}: {broken}", entry.number));
-                break;
-            }
-            audit.entries += 1;
-            audit.last = entry.number;
+/// Books account by account, from nothing but movements.
+#[derive(Debug, Default)]
+pub struct Books(BTreeMap<Account, i128>);
+
+impl Books {
+    /// Books what an entry moved.
+    pub fn take(&mut self, entry: &Entry) {
+        for movement in &entry.moves {
+            let octets = i128::from(movement.octets.value());
+            self.book(&movement.from, -octets);
+            self.book(&movement.to, octets);
         }
-        audit.compare(&ledger, &books);
+    }
+
+    fn book(&mut self, account: &Account, octets: i128) {
+        match self.0.get_mut(account) {
+            Some(booked) => *booked += octets,
+            None => drop(self.0.insert(account.clone(), octets)),
+        }
+    }
+}
+
+/// An audit under way: it takes entry after entry.
+#[derive(Debug, Default)]
+pub struct Auditor {
+    audit: Audit,
+    ledger: Ledger,
+    books: Books,
+}
+
+impl Auditor {
+    /// Takes the next entry. False: it is the one that is wrong, and nothing can be said about those behind it.
+    pub fn take(&mut self, entry: &Entry) -> bool {
+        let taken = self.apply(entry);
+        if taken {
+            self.books.take(entry);
+        }
+        taken
+    }
+
+    /// Lends the books, to be kept elsewhere: entries that are then only [applied](Self::apply) must be booked there.
+    pub fn lend_books(&mut self) -> Books {
+        std::mem::take(&mut self.books)
+    }
+
+    /// Takes the books back.
+    pub fn return_books(&mut self, books: Books) {
+        self.books = books;
+    }
+
+    /// The same without the books.
+    pub fn apply(&mut self, entry: &Entry) -> bool {
+        if let Err(broken) = self.ledger.apply(entry) {
+            return self.fault(format!("entry {}: {broken}", entry.number));
+        }
+        self.audit.entries += 1;
+        self.audit.last = entry.number;
+        true
+    }
+
+    /// Notes what is wrong; always false.
+    pub fn fault(&mut self, fault: String) -> bool {
+        self.audit.faults.push(fault);
+        false
+    }
+
+    /// Compares the books with the ledger, and checks every identity.
+    #[must_use]
+    pub fn end(self) -> Audit {
+        let Self {
+            mut audit,
+            ledger,
+            books,
+        } = self;
+        audit.compare(&ledger, &books.0);
         audit.faults.extend(ledger.violations());
         audit.packages = ledger.packages.len() as u64;
         audit.fleets = ledger.fleets.len() as u64;
@@ -78,6 +119,27 @@ impl Audit {
             audit.devices.insert(id.to_string(), device.charged());
         }
         audit
+    }
+}
+
+impl Audit {
+    /// Reads the whole journal.
+    pub fn run<T, E>(entries: impl Iterator<Item = Result<T, E>>) -> Self
+    where
+        T: Borrow<Entry>,
+        E: std::fmt::Display,
+    {
+        let mut auditor = Auditor::default();
+        for entry in entries {
+            let goes_on = match entry {
+                Ok(entry) => auditor.take(entry.borrow()),
+                Err(error) => auditor.fault(error.to_string()),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        auditor.end()
     }
 
     /// True when every identity holds.
@@ -147,13 +209,6 @@ impl Audit {
             ("totals", named(&self.totals)),
             ("money", named(&self.money)),
         ])
-    }
-}
-
-fn book(books: &mut BTreeMap<Account, i128>, account: &Account, octets: i128) {
-    match books.get_mut(account) {
-        Some(booked) => *booked += octets,
-        None => drop(books.insert(account.clone(), octets)),
     }
 }
 

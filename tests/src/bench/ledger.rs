@@ -128,6 +128,15 @@ pub(super) fn measure(
         .collect())
 }
 
+/// A store of at least so many entries, a thousand in each row; how many there are.
+pub(super) fn fill(folder: &Path, entries: u64) -> anyhow::Result<u64> {
+    let mut bench = Bench::new(folder, World::Even)?;
+    while bench.ledger.last.value() < entries {
+        bench.slice(1000, Duration::from_millis(100))?;
+    }
+    Ok(bench.ledger.last.value())
+}
+
 impl Bench {
     fn new(folder: &Path, world: World) -> anyhow::Result<Bench> {
         let rules = Config::parse("", folder)?.rules;

@@ -3,6 +3,7 @@
 //! ```text
 //! ledger    Turn + journal store, SyncData            beside an append of as many octets and fdatasync
 //! accounts  the same with a million accounts, used after Zipf's law; SQLite beside it
+//! audit     the audit of a journal of ten million entries, as a process: time and peak memory
 //! reports   publishers ── broker ── service           beside a consumer that only acknowledges and answers
 //! operate   a top-up until a blocked device's traffic flows; grants at half the limit with `top` and `watch`, beside those without
 //! latency   one device ── mosquitto ── service        beside an echo, and a bare fdatasync
@@ -16,6 +17,7 @@
 //! be answered to the last one.
 
 mod append;
+mod audit;
 mod child;
 mod echo;
 mod figures;
@@ -118,6 +120,12 @@ fn bench(options: &Options) -> anyhow::Result<()> {
         print(&ledger::table(&figures, World::Many))?;
         accounts = Some(figures);
     }
+    let mut audited = None;
+    if options.runs_alone(Part::Audit) {
+        let figures = audit::measure(options.entries, folder.path())?;
+        print(&audit::table(&figures))?;
+        audited = Some(figures);
+    }
     if options.runs(Part::Reports) {
         let figures = reports::measure(options, folder.path())?;
         print(&reports::table(&figures))?;
@@ -142,7 +150,7 @@ fn bench(options: &Options) -> anyhow::Result<()> {
             "load_after": load_after.values(), "rounds": options.rounds(), "slice_s": options.slice().as_secs_f64(),
         });
         let all = json!({
-            "machine": machine, "ledger": ledger, "accounts": accounts, "reports": reports,
+            "machine": machine, "ledger": ledger, "accounts": accounts, "audit": audited, "reports": reports,
             "latency": latency, "operate": operate,
         });
         print(&all.to_string())?;

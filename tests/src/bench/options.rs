@@ -22,6 +22,8 @@ What the parts are:
   accounts the same with 500,000 devices, a million accounts, used after Zipf's law: the first twice as often as the
            second. Beside it SQLite, which books and writes as much and decides nothing. Takes minutes and 4 GB of
            memory, so it runs only by name: --only accounts.
+  audit    `simquota-cloud audit --store` over a journal of --entries entries, a process of its own: time and peak memory.
+           Takes minutes and some GB of disk, so it runs only by name: --only audit.
   reports  8 publishers are 2,000 devices, each sends its next report when the one before is acknowledged. Broker
            and service are processes of their own. Beside it: a consumer with the same client library that neither
            verifies nor writes, and answers with as many octets.
@@ -40,6 +42,9 @@ pub(super) struct Options {
     /// This part alone.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+    /// How long the journal is that `audit` is measured with.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    pub(super) entries: u64,
     /// How many rounds; 3, or 1 with --quick.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
@@ -58,6 +63,8 @@ pub(super) enum Part {
     Ledger,
     /// The same with a million accounts, beside SQLite; only when it is asked for.
     Accounts,
+    /// The audit of a long journal; only when it is asked for.
+    Audit,
     /// Usage reports a second, end to end.
     Reports,
     /// From a request for quota to its answer.

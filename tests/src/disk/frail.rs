@@ -39,6 +39,8 @@ impl Disk {
         let options = [
             "-q",
             "-F",
+            "-b",
+            "4096",
             "-m",
             "0",
             "-O",
@@ -49,7 +51,23 @@ impl Disk {
         run("mkfs.ext4", &options, &[&image])?;
         let how = "loop,errors=continue";
         run("mount", &["-o", how], &[&image, &disk.mount])?;
+        disk.fail_whole_requests()?;
         Ok(disk)
+    }
+
+    /// A block at a time: of a longer request that finds no place for its end, a loop device writes the beginning and
+    /// says that it wrote all. A disk that lies about a sync is another test.
+    fn fail_whole_requests(&self) -> anyhow::Result<()> {
+        let command = ["-n", "-o", "SOURCE"];
+        let found = Command::new("findmnt")
+            .args(command)
+            .arg(&self.mount)
+            .output()?;
+        let device = String::from_utf8(found.stdout)?;
+        let name = device.trim().trim_start_matches("/dev/");
+        let limit = Path::new("/sys/block").join(name);
+        fs::write(limit.join("queue/max_sectors_kb"), "4")?;
+        Ok(())
     }
 
     /// Fills the file system: writes find no space.

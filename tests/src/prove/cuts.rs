@@ -87,6 +87,8 @@ pub fn cloud_campaign(cuts: u64, seed: u64, say: &mut dyn FnMut(&str)) -> Cuts {
         disk.cut().unwrap();
         world.cloud.as_mut().unwrap().kill9().unwrap();
         disk.restore().unwrap();
+        // Not accused of anything, and nothing that its guard names is missing.
+        world.audit_folder();
         world.start_cloud();
         say(&format!("cuts: {cut} of {cuts}: the cloud's disk"));
     }

@@ -93,6 +93,7 @@ pub fn campaign(rounds: u64, seed: u64, say: &mut dyn FnMut(&str)) -> Kills {
                 }
                 Blow::Cloud => {
                     world.cloud.as_mut().unwrap().kill9().unwrap();
+                    world.audit_folder();
                     world.start_cloud();
                 }
                 Blow::Broker => world.broker.restart_with_amnesia().unwrap(),

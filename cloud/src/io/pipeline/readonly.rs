@@ -119,6 +119,7 @@ fn may_pass(error: &StoreError) -> bool {
         StoreError::Locked(_) | StoreError::Io { .. } | StoreError::Poisoned(_) => true,
         StoreError::Missing(_)
         | StoreError::Damaged { .. }
+        | StoreError::Lost { .. }
         | StoreError::Format { .. }
         | StoreError::Unreadable { .. }
         | StoreError::DoesNotFit { .. }

@@ -37,6 +37,16 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
+    /// Entries that were durable are not there.
+    #[error("the store {} lost entries: the first that is missing is {missing}, the last that was durable {last}: restore the folder from a backup, do not go on with it", folder.display())]
+    Lost {
+        /// Which store.
+        folder: PathBuf,
+        /// The first entry that is missing.
+        missing: EntryNumber,
+        /// The last that was durable.
+        last: EntryNumber,
+    },
     /// Written by another version.
     #[error("the store {} has format {found}, this program knows 1: use a newer program", folder.display())]
     Format {
@@ -90,6 +100,14 @@ impl StoreError {
         Self::Damaged {
             folder: folder.to_owned(),
             why: why.into(),
+        }
+    }
+
+    pub(super) fn io(folder: &Path, done: &'static str, source: io::Error) -> Self {
+        Self::Io {
+            folder: folder.to_owned(),
+            done,
+            source,
         }
     }
 

@@ -43,6 +43,7 @@ impl Reader {
             rows: snapshot.range(&self.journal, start..),
             batch: Vec::new().into_iter(),
             from,
+            next: None,
             failed: false,
         }
     }
@@ -77,6 +78,8 @@ pub struct Entries {
     rows: fjall::Iter,
     batch: std::vec::IntoIter<Entry>,
     from: EntryNumber,
+    /// The entry after the last row that was read.
+    next: Option<EntryNumber>,
     failed: bool,
 }
 
@@ -92,13 +95,36 @@ impl Iterator for Entries {
             if let Some(entry) = self.batch.find(|entry| entry.number >= from) {
                 return Some(Ok(entry));
             }
-            match read(&self.folder, self.rows.next()?) {
+            match self.next_row()? {
                 Ok(batch) => self.batch = batch.into_iter(),
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));
                 }
             }
+        }
+    }
+}
+
+impl Entries {
+    /// All entries of the next row, whatever number they were to begin with.
+    pub fn next_row(&mut self) -> Option<Result<Vec<Entry>, StoreError>> {
+        let row = read(&self.folder, self.rows.next()?).map_err(|error| self.named(error));
+        if let Ok(batch) = &row {
+            self.next = batch.last().and_then(|last| last.number.next());
+        }
+        Some(row)
+    }
+
+    /// The database says only that something can't be read: it is the entry that comes next.
+    fn named(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Damaged { folder, why } => StoreError::Unreadable {
+                folder,
+                entry: self.next.unwrap_or(self.from.max(EntryNumber(1))),
+                why,
+            },
+            other => other,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::*;
 use crate::ledger::entry::{Cause, FleetCreated, Subject};
 
 /// Entries that follow what the ledger has: each creates a fleet.
-fn entries(ledger: &mut Ledger, count: u64) -> Vec<Entry> {
+pub(super) fn entries(ledger: &mut Ledger, count: u64) -> Vec<Entry> {
     let mut made = Vec::new();
     for _ in 0..count {
         let fleet: FleetId = format!("fleet-{}", ledger.last.value() + 1)
@@ -30,24 +30,24 @@ fn entries(ledger: &mut Ledger, count: u64) -> Vec<Entry> {
     made
 }
 
-struct Room {
+pub(super) struct Room {
     data: tempfile::TempDir,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
 }
 
 impl Room {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             data: tempfile::tempdir().unwrap(),
             ledger: Ledger::default(),
         }
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.data.path().join("ledger")
     }
 
-    fn open(&self) -> Store {
+    pub(super) fn open(&self) -> Store {
         Store::open(&self.folder()).unwrap()
     }
 
@@ -60,7 +60,7 @@ impl Room {
         store
     }
 
-    fn text(&self, error: &StoreError) -> String {
+    pub(super) fn text(&self, error: &StoreError) -> String {
         let line = error.to_string();
         assert_eq!(line.lines().count(), 1, "{line}");
         line.replace(&self.folder().display().to_string(), "FOLDER")
@@ -149,7 +149,13 @@ fn a_torn_write_takes_the_last_batch_whole_and_nothing_before_it() {
     let mut room = Room::new();
     drop(room.filled(&[2, 3]));
     let before = room.ledger.last;
-    drop(room.filled(&[4]));
+    let mut store = room.open();
+    let guard = room.folder().join(guard::NAME);
+    let guard_before = fs::read(&guard).unwrap();
+    store.commit(&entries(&mut room.ledger, 4)).unwrap();
+    drop(store);
+    // The cut comes before the sync, and so before the guard.
+    fs::write(&guard, guard_before).unwrap();
     // The database's own journal is where a power cut tears. The newest file has our last batch at its end.
     let mut files: Vec<_> = fs::read_dir(room.folder())
         .unwrap()
