@@ -157,6 +157,7 @@ pub(super) fn show(common: &Common, which: &DeviceArgs) -> anyhow::Result<()> {
         time("registered"),
         text("mark"),
         amount("charged"),
+        amount("declared"),
         amount("charged_epoch"),
         amount("ceiling"),
         amount("reserved"),

@@ -257,6 +257,15 @@ impl Device {
             .sum()
     }
 
+    /// Octets that it declared as possibly used before power cuts, over all epochs. They are not charged.
+    #[must_use]
+    pub fn declared(&self) -> u128 {
+        self.epochs
+            .values()
+            .map(|axis| u128::from(axis.unsure.value()))
+            .sum()
+    }
+
     /// Whether every charged octet stands in exactly one account (DESIGN section 5).
     #[must_use]
     pub fn holds(&self) -> bool {

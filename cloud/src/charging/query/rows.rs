@@ -163,6 +163,7 @@ pub(in crate::charging) fn device(ledger: &Ledger, id: &DeviceId, now: UnixMilli
         ("boot", number(found.boot.value())),
         ("mark", number(axis.map_or(0, |axis| axis.mark.value()))),
         ("charged", wide(found.charged())),
+        ("declared", wide(found.declared())),
         (
             "charged_epoch",
             number(axis.map_or(0, |axis| axis.charged.value())),
