@@ -8,7 +8,7 @@ mod modem;
 mod second;
 mod site;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
@@ -75,6 +75,8 @@ impl Family {
 /// The kernel's own chatter is over when there was none for so long.
 const QUIET: Duration = Duration::from_millis(1_500);
 
+/// Names begin so, and with the id of the process that made them.
+const PREFIX: &str = "sqt";
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Runs a program to its end.
@@ -97,6 +99,14 @@ fn ip(line: &str) -> anyhow::Result<String> {
     run("ip", &line.split(' ').collect::<Vec<_>>())
 }
 
+/// A command that will run in the network namespace that the kernel shows at `path`, with the mounts of this process.
+#[must_use]
+pub fn entering(path: &str, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args([&format!("--net={path}"), program]);
+    command
+}
+
 /// A network namespace, deleted when it is dropped.
 #[derive(Debug)]
 pub struct Namespace {
@@ -106,7 +116,7 @@ pub struct Namespace {
 impl Namespace {
     fn make(role: &str) -> anyhow::Result<Namespace> {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sqt{}-{number}-{role}", std::process::id());
+        let name = format!("{PREFIX}{}-{number}-{role}", std::process::id());
         ip(&format!("netns add {name}"))?;
         let namespace = Namespace { name };
         namespace.ip("link set lo up")?;
@@ -127,6 +137,12 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+
+    /// Where the kernel shows it.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
     }
 
     /// `nft` in it: a script.
@@ -159,7 +175,7 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<T> {
-        let file = File::open(format!("/run/netns/{}", self.name))?;
+        let file = File::open(self.path())?;
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -169,18 +185,28 @@ impl Namespace {
         })
     }
 
-    /// Up + down of a link as the driver counts it, in IP octets: 14 less for each packet.
+    /// Up and down of a link as the driver counts it, in IP octets: 14 less for each packet.
     ///
     /// # Errors
     /// When there is no such link.
     pub fn octets(&self, link: &str) -> anyhow::Result<(u64, u64)> {
-        let shown: Value = serde_json::from_str(&self.ip(&format!("-j -s link show dev {link}"))?)?;
-        let of = |direction: &str| {
-            let stats = shown.get(0)?.get("stats64")?.get(direction)?;
-            let octets = stats.get("bytes")?.as_u64()?;
-            octets.checked_sub(stats.get("packets")?.as_u64()?.checked_mul(14)?)
+        // Of the thread that reads: `/sys` would show the links of the namespace that it was mounted in.
+        let shown = self.within(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let counters = shown.lines().find_map(|line| {
+            let (name, counters) = line.trim_start().split_once(':')?;
+            (name == link).then_some(counters)
+        });
+        let counters: Vec<u64> = counters
+            .into_iter()
+            .flat_map(str::split_whitespace)
+            .map_while(|counter| counter.parse().ok())
+            .collect();
+        // Octets and packets begin eight columns received, and then eight sent.
+        let of = |first: usize| {
+            let (octets, packets) = (counters.get(first)?, counters.get(first + 1)?);
+            octets.checked_sub(packets.checked_mul(14)?)
         };
-        let (Some(up), Some(down)) = (of("tx"), of("rx")) else {
+        let (Some(up), Some(down)) = (of(8), of(0)) else {
             bail!("{link} has no counters: {shown}");
         };
         Ok((up, down))
@@ -191,6 +217,21 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // It may be gone already, and nobody is left to be told.
         let _ = ip(&format!("netns del {}", self.name));
+    }
+}
+
+/// Deletes what processes left behind that were killed.
+fn sweep() {
+    let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let maker = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('-'));
+        let lives = |pid: &str| fs::exists(format!("/proc/{pid}")).unwrap_or(true);
+        if maker.is_some_and(|(pid, _)| !lives(pid)) {
+            // Another process may be quicker.
+            let _ = ip(&format!("netns del {name}"));
+        }
     }
 }
 
@@ -208,9 +249,11 @@ impl Lab {
     /// segments pass.
     ///
     /// # Errors
-    /// Without root, `ip`, `nft` or veth; the text says which.
+    /// Without root, `ip`, `nft`, `nsenter` or veth; the text says which.
     pub fn make(segments: bool) -> anyhow::Result<Lab> {
         run("nft", &["--version"])?;
+        run("nsenter", &["--version"])?;
+        sweep();
         let lab = Lab {
             device: Namespace::make("dev")?,
             far: Namespace::make("far")?,
