@@ -4,7 +4,8 @@
 //! demo process ── embedded broker, table, story, traffic over 127.0.0.1
 //!   ├─ demo cloud serve            the real service
 //!   ├─ demo cloud package buy …    its real commands, one process each
-//!   └─ demo edge run … (N times)   the real agent: N - 1 play a trace, one meters the interface `lo`
+//!   ├─ demo edge run … (N times)   the real agent: N - 1 play a trace, one meters the interface `lo`
+//!   └─ demo edge run …             with `--gate nft`: one more, in a network namespace, behind a gate in the kernel
 //! ```
 //!
 //! The children are this same program: with `edge` or `cloud` as its first argument it runs the main of that crate.
@@ -18,6 +19,7 @@ mod process;
 mod proof;
 mod script;
 mod show;
+mod sim;
 mod stage;
 mod story;
 mod trace;

@@ -118,12 +118,24 @@ impl Child {
     /// # Errors
     /// When the system refuses.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// The same by SIGINT, as Ctrl-C does.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn interrupt(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::INT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         // Once it was waited for, its number may belong to another process.
         if self.inner.try_wait()?.is_some() {
             return Ok(());
         }
         let pid = Pid::from_raw(self.inner.id().cast_signed()).context("a child has a pid")?;
-        kill_process(pid, Signal::TERM).with_context(|| format!("cannot signal {}", self.name))
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Waits until it has ended and its output is read to the end.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::plan::Planned;
-use super::process::{Follower, Process, itself};
+use super::process::{Follower, Process, itself, itself_within};
 
 /// What the demo reads in `status.json`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +28,7 @@ pub(super) struct Status {
     pub(super) request: u64,
     pub(super) request_open: bool,
     pub(super) answer_code: Option<u16>,
+    pub(super) final_unit: bool,
     pub(super) held: Option<(u64, u64, u64)>,
 }
 
@@ -52,6 +53,8 @@ pub(super) struct Agent {
     pub(super) log: Follower,
     /// The latest; of the process that runs, or of the last one.
     pub(super) status: Status,
+    /// The network namespace that it runs in, if not the demo's own.
+    namespace: Option<String>,
     /// What the table shows as its state while no agent runs.
     pub(super) absent: &'static str,
     /// Rows of it were acknowledged before.
@@ -66,6 +69,7 @@ impl Agent {
         stage: &Path,
         config: &str,
         key: &str,
+        namespace: Option<String>,
     ) -> anyhow::Result<Agent> {
         let folder = planned.folder(stage);
         let cannot = || format!("cannot write in {}: free some space", folder.display());
@@ -87,6 +91,7 @@ impl Agent {
             config: path,
             folder,
             process: None,
+            namespace,
             status: Status::default(),
             absent: "-",
             reported: false,
@@ -95,7 +100,7 @@ impl Agent {
     }
 
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
-        let mut command = itself("edge")?;
+        let mut command = itself_within("edge", self.namespace.as_deref())?;
         command
             .args(["run", "--json", "--config"])
             .arg(&self.config);

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
 use clap::builder::RangedU64ValueParser;
+use clap::{Parser, ValueEnum};
 
 /// The whole system on this machine: a broker, the cloud, and trackers and vending machines that are the real agent,
 /// one of them on the real interface `lo`. The broker loses its memory and an agent is killed; at the end every octet
@@ -16,11 +16,12 @@ use clap::builder::RangedU64ValueParser;
   cargo demo -- --devices 20 --seconds 60          more of both
   cargo demo -- --trace bus.csv                    every device plays this trace (seconds,up,down)
   cargo demo -- --keep --port 1883                 goes on until Ctrl-C; says how to watch and steer it
+  cargo demo -- --gate nft                         as root: a real download that the kernel stops at its grant
   cargo demo -- --json | tail -1 | jq .lost        the proof for a program
 
 Exit code: 0 nothing lost, nothing doubled and every identity holds; 1 not so, or the demo failed; 2 wrong arguments.
 
-It needs no rights, no network and nothing installed. Everything that it writes is in a folder for temporary files,
+It needs no rights, no network and nothing installed (--gate nft: root, iproute2, nftables). Everything that it writes is in a folder for temporary files,
 which is removed after a success and kept after a failure and with --keep. With `edge` or `cloud` as its first
 argument the demo's program is the agent or the service."
 )]
@@ -43,12 +44,23 @@ pub(super) struct Options {
     /// Other traces and other traffic; the same seed makes the same.
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub(super) seed: u64,
+    /// One device more: its SIM is an interface in a network namespace of its own, and the kernel stops its download. Needs
+    /// root, and the programs ip, nft and nsenter.
+    #[arg(long, value_name = "KIND")]
+    pub(super) gate: Option<GateInKernel>,
     /// Print the proof as one JSON object in the last line.
     #[arg(long)]
     pub(super) json: bool,
     /// Go on until Ctrl-C, and say how to watch and steer it from another terminal.
     #[arg(long)]
     pub(super) keep: bool,
+}
+
+/// The gates that the demo can put into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum GateInKernel {
+    /// A table of nftables.
+    Nft,
 }
 
 impl Options {

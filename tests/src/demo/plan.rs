@@ -1,16 +1,25 @@
 //! Who takes part: devices, their fleets, and the parts that some of them play.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use super::options::Options;
 use super::trace::{Random, Trace};
+use crate::netns::SIM;
 
 /// The device that leaves its SIM, is killed and returns its remainder.
 pub(super) const HERO: &str = "tracker-1";
 /// The device that meters `lo`.
 pub(super) const METER: &str = "meter-lo";
+/// The device whose traffic the kernel stops, and its fleet.
+pub(super) const MODEM: &str = "modem-1";
+pub(super) const MODEMS: &str = "modems";
+/// What is bought for that fleet's pool at first, and what later.
+pub(super) const MODEM_POOL: u64 = 5_000_000;
+pub(super) const MODEM_TOP_UP: u64 = 50_000_000;
+const MODEM_WANT: u64 = 2_000_000;
 /// The fleet whose pool runs dry.
 pub(super) const DRY: &str = "kiosk";
 
@@ -20,6 +29,7 @@ pub(super) enum Kind {
     Tracker,
     Vending,
     Meter,
+    Modem,
 }
 
 impl Kind {
@@ -28,6 +38,7 @@ impl Kind {
             Kind::Tracker => "tracker",
             Kind::Vending => "vending",
             Kind::Meter => "interface lo",
+            Kind::Modem => "nft gate",
         }
     }
 
@@ -36,6 +47,7 @@ impl Kind {
             Kind::Tracker => "GT-06",
             Kind::Vending => "Snacko 300",
             Kind::Meter => "this machine",
+            Kind::Modem => "a namespace",
         }
     }
 }
@@ -48,7 +60,7 @@ pub(super) struct Planned {
     pub(super) fleet: &'static str,
     /// Octets that it asks for at a time.
     pub(super) want: u64,
-    /// What it plays; none for the one on `lo`.
+    /// What it plays; none for those on a real interface.
     pub(super) trace: Option<PathBuf>,
     /// Octets of its trace until the pool of [`DRY`] is to be empty.
     until_dry: u64,
@@ -59,7 +71,7 @@ pub(super) struct Planned {
 impl Planned {
     /// Whether every event of it is told.
     pub(super) fn is_told(&self) -> bool {
-        self.id == HERO || self.id == "vending-1"
+        self.id == HERO || self.id == "vending-1" || self.id == MODEM
     }
 
     /// Where everything of it is.
@@ -67,8 +79,11 @@ impl Planned {
         stage.join(&self.id)
     }
 
-    pub(super) fn config(&self, broker_port: u16, speed: u32) -> String {
+    pub(super) fn config(&self, broker: SocketAddr, speed: u32) -> String {
         let source = match &self.trace {
+            None if self.kind == Kind::Modem => format!(
+                "kind = \"interface\"\ninterface = \"{SIM}\"\npoll_ms = 200\n\n[gate]\nkind = \"nft\"\n"
+            ),
             Some(trace) => format!(
                 "kind = \"trace\"\nfile = {:?}\nspeed = {speed}\nrepeat = true\npoll_ms = 200\n",
                 trace.display().to_string()
@@ -80,11 +95,13 @@ impl Planned {
         };
         format!(
             "# What differs from the shipped edge.toml.\nkey_file = \"edge.key\"\ndata = \"data\"\n\n\
-             [broker]\nhost = \"127.0.0.1\"\nport = {broker_port}\nkeep_alive_s = 5\n\n\
+             [broker]\nhost = \"{}\"\nport = {}\nkeep_alive_s = 5\n\n\
              [source]\n{source}\n[quota]\nwant = \"{}\"\n\n\
              [device_info]\nmodel = \"{}\"\nfirmware = \"1.0\"\n\n\
              # The demo accounts for every octet, so nothing may pass after the last report.\n\
              [end]\nshutdown_s = 30\nclose_meter = true\n",
+            broker.ip(),
+            broker.port(),
             self.want,
             self.kind.model(),
         )
@@ -137,14 +154,18 @@ impl Plan {
         };
         let mut random = Random::new(options.seed);
         let mut devices = Vec::new();
-        for (id, kind, fleet) in cast(options.devices) {
+        for (id, kind, fleet) in cast(options.devices, options.gate.is_some()) {
             let (trace, path) = match (&given, kind) {
-                (_, Kind::Meter) => {
+                (_, Kind::Meter | Kind::Modem) => {
                     devices.push(Planned {
                         id,
                         kind,
                         fleet,
-                        want: LO_WANT,
+                        want: if kind == Kind::Modem {
+                            MODEM_WANT
+                        } else {
+                            LO_WANT
+                        },
                         trace: None,
                         until_dry: 0,
                         in_all: 0,
@@ -174,13 +195,14 @@ impl Plan {
                 .map(size)
                 .sum()
         };
-        let fleets = ["buses", "snacks", DRY, "lab"]
+        let fleets = ["buses", "snacks", DRY, "lab", MODEMS]
             .into_iter()
             .filter(|name| devices.iter().any(|device| device.fleet == *name))
             .map(|name| Fleet {
                 name,
                 pool: match name {
                     "lab" => LO_POOL,
+                    MODEMS => MODEM_POOL,
                     DRY => of(name, |device| device.until_dry).max(20_000),
                     _ => of(name, |device| device.in_all * 20).max(POOL_LEAST),
                 },
@@ -218,8 +240,8 @@ fn planned(
     }
 }
 
-/// Names, kinds and fleets of so many devices.
-fn cast(devices: usize) -> Vec<(String, Kind, &'static str)> {
+/// Names, kinds and fleets of so many devices, and of one more behind a gate in the kernel.
+fn cast(devices: usize, gated: bool) -> Vec<(String, Kind, &'static str)> {
     let dry = if devices < 8 { 1 } else { 2 };
     let rest = devices - 1 - dry;
     let trackers = rest.div_ceil(5) * 3;
@@ -233,5 +255,8 @@ fn cast(devices: usize) -> Vec<(String, Kind, &'static str)> {
         (format!("vending-{number}"), Kind::Vending, fleet)
     }));
     cast.push((METER.to_owned(), Kind::Meter, "lab"));
+    if gated {
+        cast.push((MODEM.to_owned(), Kind::Modem, MODEMS));
+    }
     cast
 }

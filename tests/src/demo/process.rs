@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use crate::netns::entering;
+
 /// Set for the demo's children, so that a command typed by a user does not end with its shell.
 const CHILD_MARK: &str = "SIMQUOTA_DEMO_CHILD";
 const TAIL_LINES: usize = 15;
@@ -26,8 +28,16 @@ pub(super) fn die_with_parent() {
 
 /// This program as `edge` or `cloud`, cut off from the terminal and from settings of the user's shell.
 pub(super) fn itself(role: &str) -> anyhow::Result<Command> {
+    itself_within(role, None)
+}
+
+/// The same in the network namespace that the kernel shows at this path.
+pub(super) fn itself_within(role: &str, namespace: Option<&str>) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(program);
+    let mut command = match namespace {
+        Some(path) => entering(path, &program.to_string_lossy()),
+        None => Command::new(program),
+    };
     command
         .arg(role)
         .env(CHILD_MARK, "1")

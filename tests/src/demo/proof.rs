@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::cloud::{number, text};
-use super::plan::{HERO, METER};
+use super::plan::{HERO, METER, MODEM, MODEM_POOL};
+use super::sim::SimSeen;
 use super::stage::Stage;
 use super::trace::delivered;
 use check::{Check, all_but, grouped};
@@ -29,6 +30,8 @@ pub(super) struct Meters {
     pub(super) own: u64,
     /// What the kernel counted from before the agent's start to after its end.
     pub(super) lo_kernel: Option<u64>,
+    /// The SIM behind the gate in the kernel.
+    pub(super) sim: Option<SimSeen>,
 }
 
 /// What the ledger said while grants were open: at the end most accounts are empty, and an identity says little.
@@ -82,6 +85,7 @@ pub(super) struct Proof {
     lines: Vec<Line>,
     checks: Vec<Check>,
     explained: Vec<Value>,
+    sim: Option<SimSeen>,
     entries: u64,
     devices: usize,
     seconds: u64,
@@ -118,8 +122,9 @@ impl Proof {
             }) {
                 epochs.push(id.clone());
             }
+            let on_sim = meters.sim.filter(|_| id == MODEM);
             lines.push(Line {
-                passed,
+                passed: passed.or(on_sim.map(|sim| sim.passed.0)),
                 metered: number(&stored, "used"),
                 charged: row.map_or(0, |row| number(row, "charged")),
                 id,
@@ -142,6 +147,7 @@ impl Proof {
             check::errors(&stage.folder),
         ];
         checks.extend(midway.as_ref().map(check::midway));
+        checks.extend(meters.sim.map(|sim| check::sim_metered(&lines, sim)));
         // A story that was cut short has not come to this.
         if returned.is_some() || !stage.interrupts.any() {
             checks.push(check::remainder(returned));
@@ -150,6 +156,7 @@ impl Proof {
             lines,
             checks,
             explained,
+            sim: meters.sim,
             entries: number(&audit, "entries"),
             devices: stage.agents.len(),
             seconds: stage.options.seconds,
@@ -209,6 +216,7 @@ impl Proof {
                 grouped(line.doubled())
             );
         }
+        text.push_str(&self.gate_text());
         text.push('\n');
         for Check { name, says, holds } in &self.checks {
             let verdict = if *holds { "holds " } else { "BROKEN" };
@@ -239,6 +247,41 @@ impl Proof {
         text
     }
 
+    /// What the kernel let pass, where there was a gate in it.
+    fn gate_text(&self) -> String {
+        let Some(sim) = self.sim else {
+            return String::new();
+        };
+        let mut text = format!(
+            "\n{:<12} {:>15} {:>15} {:>15} {:>17}\n",
+            "GATE nft", "PASSED", "METERED", "CHARGED", "OVERRUN"
+        );
+        if let Some(at) = sim.stopped {
+            let _ = writeln!(
+                text,
+                "{:<12} {:>15} {:>15} {:>15} {:>17}",
+                "at its grant",
+                grouped(at.passed),
+                grouped(at.metered),
+                grouped(at.charged),
+                grouped(at.overrun())
+            );
+        }
+        for line in self.lines.iter().filter(|line| line.id == MODEM) {
+            let _ = writeln!(
+                text,
+                "{:<12} {:>15} {:>15} {:>15} {:>17}",
+                "at the end",
+                grouped(sim.passed.0),
+                grouped(line.metered),
+                grouped(line.charged),
+                "-"
+            );
+        }
+        text.push_str("passed: by the far end's own counter\n");
+        text
+    }
+
     /// For programs, in one line.
     pub(super) fn json(&self) -> Value {
         let identities: Vec<Value> = self
@@ -264,6 +307,13 @@ impl Proof {
             "charged": self.sum(|line| line.charged),
             "lost": self.sum(Line::lost),
             "doubled": self.sum(Line::doubled),
+            "gate": self.sim.map(|sim| json!({
+                "grant": MODEM_POOL,
+                "passed": sim.passed.0,
+                "stopped": sim.stopped.map(|at| json!({
+                    "passed": at.passed, "metered": at.metered, "charged": at.charged, "overrun": at.overrun(),
+                })),
+            })),
             "charged_on_lo": self.on_lo(|line| line.charged),
             "entries": self.entries,
             "steps": self.seen(),
@@ -341,6 +391,7 @@ mod tests {
                 holds,
             }],
             explained: Vec::new(),
+            sim: None,
             entries: 1,
             devices: 1,
             seconds: 5,

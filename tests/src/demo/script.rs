@@ -15,9 +15,11 @@ use super::plan::{
     TOP_UP_PERMILLE,
 };
 use super::proof::{Meters, Midway, Proof, Seen};
+use super::sim;
 use super::stage::{Interrupts, Stage};
 use super::traffic::{Traffic, lo_received};
 use crate::broker::Broker as _;
+use crate::netns::Lab;
 
 /// An agent that used up its quota in the moment before it was killed had no remainder to return: it is killed again.
 const KILLS_MAX: u32 = 3;
@@ -30,14 +32,16 @@ const STORY_END_PERMILLE: u64 = 1000;
 /// # Errors
 /// When something could not be shown; the text says where everything of the run is kept.
 pub(super) fn play(options: &Options) -> anyhow::Result<bool> {
+    // Listened to first: whatever is made from here on is also taken away.
+    let interrupts = Interrupts::listen()?;
+    let lab = options.gate.map(|_| sim::lab()).transpose()?;
     let folder = tempfile::Builder::new()
         .prefix("simquota-demo-")
         .tempdir()
         .map_err(|error| {
             anyhow!("cannot make a folder for temporary files ({error}): check TMPDIR")
         })?;
-    let interrupts = Interrupts::listen()?;
-    match perform(options, folder.path(), interrupts) {
+    match perform(options, folder.path(), interrupts, lab) {
         Ok(true) if !options.keep => Ok(true),
         Ok(holds) => {
             let kept = folder.keep();
@@ -51,14 +55,20 @@ pub(super) fn play(options: &Options) -> anyhow::Result<bool> {
     }
 }
 
-fn perform(options: &Options, folder: &Path, interrupts: Interrupts) -> anyhow::Result<bool> {
-    let mut stage = Stage::set(options, folder, interrupts)?;
+fn perform(
+    options: &Options,
+    folder: &Path,
+    interrupts: Interrupts,
+    lab: Option<Lab>,
+) -> anyhow::Result<bool> {
+    let mut stage = Stage::set(options, folder, interrupts, lab)?;
     stage.start_agents()?;
     let traffic = Traffic::begin(options.seed)?;
     stage.show.begin();
     stage
         .show
         .headline("prepaid data flows; each device is metered up to its ceiling");
+    sim::begin(&mut stage)?;
     let seen = story(&mut stage)?;
     if options.keep && !stage.interrupts.any() {
         let told = invitation(&stage);
@@ -96,6 +106,7 @@ fn story(stage: &mut Stage) -> anyhow::Result<Seen> {
         "restarted: no session, no queue, no retained message is left; everyone connects again"
             .to_owned();
     stage.tell_once("", "broker", lost);
+    sim::stops(stage)?;
     if !stage.until(KILL_PERMILLE)? {
         return Ok(seen);
     }
@@ -104,6 +115,7 @@ fn story(stage: &mut Stage) -> anyhow::Result<Seen> {
         return Ok(seen);
     }
     top_up(stage)?;
+    sim::is_released(stage)?;
     seen.midway = Some(Midway::ask(stage)?);
     stage.until(STORY_END_PERMILLE)?;
     Ok(seen)
@@ -226,6 +238,7 @@ fn close(stage: &mut Stage, traffic: Traffic) -> anyhow::Result<Meters> {
         stage.meter().has_ended()
     })?;
     let lo_after = lo_received();
+    sim::end(stage)?;
     stage.show.headline(
         "closing time: everyone stores, reports, and gives back what is left of its grant",
     );
@@ -275,7 +288,11 @@ fn close(stage: &mut Stage, traffic: Traffic) -> anyhow::Result<Meters> {
     let lo_kernel = lo_after
         .zip(stage.lo_before)
         .map(|(after, before)| after.saturating_sub(before));
-    Ok(Meters { own, lo_kernel })
+    Ok(Meters {
+        own,
+        lo_kernel,
+        sim: sim::seen(stage)?,
+    })
 }
 
 /// The commands for another terminal.

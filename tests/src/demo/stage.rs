@@ -1,5 +1,6 @@
 //! Everything that runs: broker, service, agents. It is set up here, watched, and taken down.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,12 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::agent::Agent;
 use super::cloud::{Cloud, text};
 use super::options::Options;
-use super::plan::{DRY, HERO, METER, Plan};
+use super::plan::{DRY, HERO, Kind, METER, Plan};
 use super::process::Follower;
 use super::show::Show;
+use super::sim::Sim;
 use super::story::{Event, Story};
 use super::traffic::lo_received;
 use crate::broker::EmbeddedBroker;
+use crate::netns::Lab;
 
 const TICK: Duration = Duration::from_millis(50);
 /// For everything that must come: reached only when something is broken.
@@ -75,10 +78,12 @@ pub(super) struct Stage {
     pub(super) interrupts: Interrupts,
     pub(super) show: Show,
     pub(super) story: Story,
-    // In this order they are dropped after a failure: agents, service, broker.
+    // In this order they are dropped after a failure: agents, service, broker, namespaces.
     pub(super) agents: Vec<Agent>,
     pub(super) cloud: Cloud,
     pub(super) broker: EmbeddedBroker,
+    /// The SIM behind the gate in the kernel, if there is one.
+    pub(super) sim: Option<Sim>,
     /// What the kernel had counted on `lo` before its agent began.
     pub(super) lo_before: Option<u64>,
     /// Agents may end from now on.
@@ -92,6 +97,7 @@ impl Stage {
         options: &Options,
         folder: &Path,
         interrupts: Interrupts,
+        lab: Option<Lab>,
     ) -> anyhow::Result<Stage> {
         let mut show = Show::new(options.seconds);
         let plan = Plan::make(options, folder)?;
@@ -101,6 +107,9 @@ impl Stage {
             None => EmbeddedBroker::start(),
         }?;
         let cloud = Cloud::start(folder, broker.port_v5())?;
+        let sim = lab
+            .map(|lab| Sim::reaching(lab, broker.port_v5()))
+            .transpose()?;
         let mut stage = Stage {
             folder: folder.to_owned(),
             options: options.clone(),
@@ -111,6 +120,7 @@ impl Stage {
             agents: Vec::new(),
             cloud,
             broker,
+            sim,
             lo_before: None,
             closing: false,
         };
@@ -172,9 +182,17 @@ impl Stage {
             let enrolled = self
                 .cloud
                 .run(["enrol", &planned.id, "--batch", planned.fleet])?;
-            let config = planned.config(self.broker.port_v5(), self.options.speed());
-            let agent =
-                Agent::prepare(planned, &self.folder, &config, text(&enrolled, "enrolment"))?;
+            let sim = self.sim.as_ref().filter(|_| planned.kind == Kind::Modem);
+            let own = SocketAddr::from((Ipv4Addr::LOCALHOST, self.broker.port_v5()));
+            let broker = sim.map_or(own, Sim::broker);
+            let config = planned.config(broker, self.options.speed());
+            let agent = Agent::prepare(
+                planned,
+                &self.folder,
+                &config,
+                text(&enrolled, "enrolment"),
+                sim.map(Sim::namespace),
+            )?;
             self.agents.push(agent);
         }
         Ok(())

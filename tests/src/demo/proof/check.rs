@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::super::cloud::{number, text};
-use super::super::plan::{HERO, METER};
+use super::super::plan::{HERO, METER, MODEM};
+use super::super::sim::SimSeen;
 use super::{Line, Meters, Midway};
 
 /// Something that must be so.
@@ -155,9 +156,13 @@ pub(super) fn traces_metered(lines: &[Line]) -> Check {
     let broken: Vec<String> = lines
         .iter()
         .filter(|line| line.passed.is_some_and(|passed| passed != line.metered))
+        .filter(|line| line.id != MODEM)
         .map(|line| line.id.clone())
         .collect();
-    let traces = lines.iter().filter(|line| line.passed.is_some()).count();
+    let traces = lines
+        .iter()
+        .filter(|line| line.passed.is_some() && line.id != MODEM);
+    let traces = traces.count();
     Check {
         name: "each trace: what passed was metered",
         says: all_but(&broken, traces),
@@ -178,6 +183,25 @@ pub(super) fn lo_metered(lines: &[Line], meters: Meters) -> Check {
         name: "lo: the demo's own payload <= metered <= what the kernel counted",
         says: format!("{} <= {} <= {kernel}", grouped(least), grouped(metered)),
         holds: least > 0 && least <= metered && metered <= most,
+    }
+}
+
+pub(super) fn sim_metered(lines: &[Line], sim: SimSeen) -> Check {
+    let metered: u64 = lines
+        .iter()
+        .filter(|line| line.id == MODEM)
+        .map(|line| line.metered)
+        .sum();
+    let (before, after) = sim.passed;
+    Check {
+        name: "the SIM behind the gate: what the far end counted was metered, but for the agent's last words",
+        says: format!(
+            "{} <= {} <= {}",
+            grouped(before),
+            grouped(metered),
+            grouped(after)
+        ),
+        holds: before > 0 && before <= metered && metered <= after,
     }
 }
 
