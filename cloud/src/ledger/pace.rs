@@ -98,6 +98,8 @@ fn scaled(octets: u64, ms: u64, of_ms: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     const BEGIN: UnixMillis = UnixMillis(1_795_392_000_000);
